@@ -1,0 +1,100 @@
+//! Events: CloudEvents 1.0 in Kafka's binary mode, and ids that a replay derives again.
+//!
+//! Ids are SHA-256 over length-prefixed parts, cut to a UUIDv8, so that nothing here draws a random number and a
+//! replayed decision emits the same ids.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{ConsumerName, Delivered, Headers, OrderingKey, Record, Timestamp, Topic};
+
+/// The identity of an event for deduplication: a hash of (`ce_source`, `ce_id`), or of where and what it was.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EventId(pub Uuid);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl EventId {
+    /// The id under which the inbox remembers `delivered`.
+    ///
+    /// Two copies of one event share (`ce_source`, `ce_id`) wherever they lie in the log. A record without them is
+    /// known by its place and content instead, so a broken producer's records are still each taken once.
+    pub fn of(delivered: &Delivered) -> EventId {
+        let Delivered { at, record } = delivered;
+        match (record.headers.get("ce_source"), record.headers.get("ce_id")) {
+            (Some(source), Some(id)) => EventId(derive_id("event/v1", &[source, id])),
+            _ => EventId(derive_id(
+                "record/v1",
+                &[
+                    at.partition.topic.as_str().as_bytes(),
+                    &at.partition.index.to_be_bytes(),
+                    &at.offset.to_be_bytes(),
+                    record.key.as_deref().unwrap_or_default(),
+                    &record.value,
+                ],
+            )),
+        }
+    }
+
+    /// What orders an event with this id: its record's key, else the id itself.
+    pub fn ordering_key(self, record: &Record) -> OrderingKey {
+        OrderingKey(record.key.clone().unwrap_or_else(|| Bytes::copy_from_slice(self.0.as_bytes())))
+    }
+}
+
+/// A UUIDv8 from SHA-256 over `kind` and `parts`, each prefixed by its length, so that no two lists collide.
+pub fn derive_id(kind: &str, parts: &[&[u8]]) -> Uuid {
+    let mut hash = Sha256::new();
+    for part in std::iter::once(kind.as_bytes()).chain(parts.iter().copied()) {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// An event that a decision asks to publish. The runtime gives it its id and writes it to the outbox with the effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Emission {
+    /// The topic to publish on.
+    pub topic: Topic,
+    /// The record key.
+    pub key: Bytes,
+    /// `ce_type`.
+    pub kind: String,
+    /// The JSON payload.
+    pub data: Bytes,
+}
+
+impl Emission {
+    /// The record of this event, in CloudEvents binary mode, as emitted by `source` under `id` at `time`.
+    /// `trace` is the `traceparent` of the cause, carried on.
+    pub fn into_record(self, source: &ConsumerName, id: Uuid, time: Timestamp, trace: Option<&Bytes>) -> Record {
+        let mut headers = Headers::default();
+        headers.push("ce_specversion", "1.0");
+        headers.push("ce_id", id.to_string());
+        headers.push("ce_source", format!("/stormglass/{source}"));
+        headers.push("ce_type", self.kind);
+        headers.push("ce_time", time.rfc3339());
+        headers.push("content-type", "application/json");
+        if let Some(trace) = trace {
+            headers.push("traceparent", trace.clone());
+        }
+        Record { topic: self.topic, key: Some(self.key), headers, value: self.data }
+    }
+}

@@ -1,0 +1,29 @@
+//! The runtime of an event-driven service: the ports it stands on and the guarantees built on them.
+//!
+//! A *service* is a set of pure decisions ([`Service`]). This crate runs it: lanes apply events in log order inside
+//! database transactions, a durable queue retries what failed and calls what is slow, a relay publishes what was
+//! written. The ports ([`Broker`], [`Database`], [`Clock`], [`Entropy`]) are contracts with two real implementations
+//! each: the embedded state machines of the storm, and Kafka with PostgreSQL in production.
+//!
+//! Left out on purpose: any domain, any I/O, any clock or randomness of its own.
+
+mod broker;
+mod event;
+mod failure;
+mod ports;
+mod record;
+mod service;
+mod store;
+
+pub use broker::{Assignment, Broker, Consumer, Delivery, Producer, Revocation, Watermarks};
+pub use event::{Emission, EventId, derive_id};
+pub use failure::{Cause, Failure, Reason};
+pub use ports::{Clock, Entropy, Timestamp};
+pub use record::{ConsumerName, Delivered, Headers, Offset, OrderingKey, Partition, Position, Record, Topic};
+pub use service::{
+    ActError, Context, Decision, IdempotencyKey, Next, Refusal, Rows, Service, Timer,
+};
+pub use store::{
+    AfterDeath, Answer, Claim, Database, Freshness, Image, ImageKey, InboxEntry, Lease, NewPending, OutboxRow, Pending,
+    PendingChange, PendingId, Reader, RowSet, Scan, Session, Statement, Verdict, Versioned, Violation,
+};
