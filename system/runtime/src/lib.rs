@@ -12,7 +12,9 @@ mod event;
 mod failure;
 mod ports;
 mod record;
+mod rows;
 mod service;
+mod statement;
 mod store;
 
 pub use broker::{Assignment, Broker, Consumer, Delivery, Producer, Revocation, Watermarks};
@@ -23,7 +25,9 @@ pub use record::{ConsumerName, Delivered, Headers, Offset, OrderingKey, Partitio
 pub use service::{
     ActError, Context, Decision, IdempotencyKey, Next, Refusal, Rows, Service, Timer,
 };
-pub use store::{
-    AfterDeath, Answer, Claim, Database, Freshness, Image, ImageKey, InboxEntry, Lease, NewPending, OutboxRow, Pending,
-    PendingChange, PendingId, Reader, RowSet, Scan, Session, Statement, Verdict, Versioned, Violation,
+pub use rows::{Image, ImageKey, RowSet, Versioned, Violation};
+pub use statement::{
+    AfterDeath, Answer, Claim, InboxEntry, Lease, NewPending, OutboxRow, Pending, PendingChange, PendingId, Statement,
+    Verdict,
 };
+pub use store::{Database, Freshness, Reader, Scan, Session};
