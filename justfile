@@ -1,0 +1,33 @@
+# The commands of the project. `just` alone lists them.
+
+_default:
+    @just --list --unsorted
+
+# Storms against the production services; arguments go to `chaos` (see README.md).
+chaos *ARGS:
+    cargo chaos {{ ARGS }}
+
+# Every test; those that need containers are skipped, loudly, where there is no engine.
+test *ARGS:
+    cargo test --workspace {{ ARGS }}
+
+# Formatting and lints, as .ci/run checks them.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Benches against the saved baseline; the first run makes it, `just baseline` makes a new one.
+bench *ARGS:
+    cargo bench --package stormglass-benches -- --baseline-lenient main {{ ARGS }}
+
+# Saves what the benches measure now as the baseline.
+baseline *ARGS:
+    cargo bench --package stormglass-benches -- --save-baseline main {{ ARGS }}
+
+# Plants each bug of chaos/bugs and reports how many seeds find it.
+power *ARGS:
+    cargo chaos power {{ ARGS }}
+
+# The documentation of every crate.
+doc *ARGS:
+    cargo doc --workspace --no-deps {{ ARGS }}
