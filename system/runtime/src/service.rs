@@ -21,8 +21,8 @@ pub trait Service: Send + Sync + 'static {
     type Event: Debug + Send + Sync;
     /// What it asks of the world outside; [`std::convert::Infallible`] cannot be stored, so services that call nothing use `()`.
     type Call: Clone + Debug + Send + Sync + Serialize + DeserializeOwned;
-    /// What the world answers.
-    type Reply: Debug + Send + Sync;
+    /// What the world answers. `Clone`, because a settlement that did not commit is decided again with the same reply.
+    type Reply: Clone + Debug + Send + Sync;
 
     /// Its name: the consumer group, and its half of every idempotency key.
     fn name(&self) -> ConsumerName;
