@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use stormglass_runtime::Entropy;
 
+use crate::hash::mix;
+
 /// A seed's source of draws. Copies share nothing and agree on everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dice {
@@ -50,7 +52,13 @@ impl Dice {
     }
 
     /// A duration in `[low, high)`, to the microsecond.
-    pub fn duration(self, site: &str, entity: u128, attempt: u32, range: std::ops::Range<Duration>) -> Duration {
+    pub fn duration(
+        self,
+        site: &str,
+        entity: u128,
+        attempt: u32,
+        range: std::ops::Range<Duration>,
+    ) -> Duration {
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         Duration::from_micros(self.between(site, entity, attempt, micros(range.start)..micros(range.end)))
     }
@@ -60,11 +68,4 @@ impl Entropy for Dice {
     fn draw(&self, site: &'static str, entity: u128, attempt: u32) -> f64 {
         self.unit(site, entity, attempt)
     }
-}
-
-fn mix(word: u64) -> u64 {
-    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }

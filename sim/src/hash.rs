@@ -1,0 +1,56 @@
+//! A fast 64-bit hash of bytes, the same on every machine and in every process: for keys of draws and for the trace.
+//!
+//! Not for secrets and not against an adversary. Words are mixed as [`Dice`](crate::Dice) mixes them.
+
+const START: u64 = 0x243f_6a88_85a3_08d3;
+
+/// A streaming hash.
+#[derive(Clone, Copy, Debug)]
+pub struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Self(START)
+    }
+}
+
+impl Fingerprint {
+    /// Takes a word.
+    pub fn word(&mut self, word: u64) {
+        self.0 = mix(self.0 ^ word);
+    }
+
+    /// Takes bytes, and their number, so that no two sequences of slices run together.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            let mut word = [0; 8];
+            word.copy_from_slice(chunk);
+            self.word(u64::from_le_bytes(word));
+        }
+        let mut rest = [0; 8];
+        rest[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
+        self.word(u64::from_le_bytes(rest));
+        self.word(bytes.len() as u64);
+    }
+
+    /// The hash of all that was taken.
+    pub fn finish(self) -> u64 {
+        self.0
+    }
+}
+
+/// The hash of `bytes`.
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    let mut hash = Fingerprint::default();
+    hash.bytes(bytes);
+    hash.finish()
+}
+
+/// SplitMix64's finaliser (Steele, Lea, Flood 2014).
+pub(crate) fn mix(word: u64) -> u64 {
+    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}

@@ -1,0 +1,136 @@
+//! What happened, in order: a trace hash always, the events themselves when somebody will read them.
+//!
+//! Every frame that crosses the network, every answer of a port and every fault passes through here, so two runs
+//! took the same course exactly if their hashes agree. Text is made only when it is kept.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+use stormglass_runtime::Timestamp;
+
+use crate::{SimTime, hash::Fingerprint};
+
+/// How much of a history is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// The hash alone.
+    #[default]
+    Hash,
+    /// The hash, and every event with its text.
+    All,
+}
+
+/// What an event is known by; all of it goes into the hash.
+#[derive(Clone, Copy, Debug)]
+pub struct What<'a> {
+    /// The host where it happened.
+    pub host: &'a str,
+    /// Its kind: `send`, `receive`, `strike`, or a word of the composer's.
+    pub kind: &'static str,
+    /// The causal ids concerned: orders, events, faults.
+    pub causes: &'a [u128],
+    /// A hash of its content.
+    pub digest: u64,
+}
+
+/// An event that was kept.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    /// Simulated time.
+    pub at: Timestamp,
+    /// The host where it happened.
+    pub host: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Causal ids, in hexadecimal.
+    pub causes: Vec<String>,
+    /// A hash of its content, in hexadecimal.
+    pub digest: String,
+    /// For people.
+    pub detail: String,
+}
+
+/// The history of one world. Append-only; cloning shares it.
+#[derive(Clone)]
+pub struct History {
+    time: SimTime,
+    keep: Keep,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    hash: Fingerprint,
+    count: u64,
+    events: Vec<Event>,
+}
+
+impl History {
+    pub(crate) fn new(time: SimTime, keep: Keep) -> Self {
+        Self { time, keep, inner: Arc::default() }
+    }
+
+    /// Appends an event at the present simulated time. `detail` is called only if events are kept.
+    pub fn record(&self, what: What<'_>, detail: impl FnOnce() -> String) {
+        let at = self.time.now();
+        let mut inner = self.lock();
+        inner.count += 1;
+        inner.hash.word(at.0.cast_unsigned());
+        inner.hash.bytes(what.host.as_bytes());
+        inner.hash.bytes(what.kind.as_bytes());
+        for cause in what.causes {
+            inner.hash.word(*cause as u64);
+            inner.hash.word((*cause >> 64) as u64);
+        }
+        inner.hash.word(what.digest);
+        if self.keep == Keep::All {
+            inner.events.push(Event {
+                at,
+                host: what.host.to_owned(),
+                kind: what.kind,
+                causes: what.causes.iter().map(|cause| format!("{cause:032x}")).collect(),
+                digest: format!("{:016x}", what.digest),
+                detail: detail(),
+            });
+        }
+    }
+
+    /// Whether events are kept with their text.
+    pub fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    /// The hash over everything recorded so far, in order.
+    pub fn hash(&self) -> u64 {
+        self.lock().hash.finish()
+    }
+
+    /// How many events were recorded, kept or not.
+    pub fn count(&self) -> u64 {
+        self.lock().count
+    }
+
+    /// The events kept so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.lock().events.clone()
+    }
+
+    /// Writes the kept events as JSON, one a line.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_jsonl(&self, out: &mut impl Write) -> io::Result<()> {
+        for event in &self.lock().events {
+            serde_json::to_writer(&mut *out, event)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
