@@ -7,6 +7,7 @@
 //! Left out on purpose: any I/O. Kafka, PostgreSQL, the payment provider and the notifier are ports.
 
 pub mod events;
+pub mod gateway;
 pub mod inventory;
 pub mod notifications;
 pub mod orders;

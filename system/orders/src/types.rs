@@ -230,7 +230,6 @@ impl fmt::Display for Money {
 
 /// So many of one SKU.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Item {
     /// Of what.
     pub sku: Sku,
@@ -240,7 +239,6 @@ pub struct Item {
 
 /// A line of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Line {
     /// Of what.
     pub sku: Sku,
