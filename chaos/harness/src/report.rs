@@ -1,0 +1,302 @@
+//! Results for people, for programs and for GitHub Actions.
+//!
+//! For people a failure is at most 25 lines in words of the domain and ends in the command that repeats it. For programs
+//! every line is one JSON object whose keys stand in a fixed order.
+
+use serde::Serialize;
+use stormglass_sim::{FaultClass, Strikes};
+
+use crate::arguments::Format;
+use crate::console::{Console, Ink};
+use crate::folder::shown;
+use crate::source::{Source, program};
+use crate::tally::Tally;
+use crate::trial::Trial;
+use crate::{Profile, Seed, TraceHash, Verdict};
+
+/// Failures told in full; of the others one line each. The first say what is wrong, the rest how often.
+const TOLD_MAX: u64 = 10;
+
+/// Lines of a list (open things, links of a chain, a panic's text) that one failure shows.
+const LIST_MAX: usize = 12;
+
+/// Characters of one line of a failure.
+const LINE_MAX: usize = 400;
+
+/// Writes results as they come, in the order of the cases.
+pub(crate) struct Reporter {
+    pub(crate) format: Format,
+    pub(crate) console: Console,
+    told: u64,
+    source: Option<Source>,
+}
+
+#[derive(Serialize)]
+struct CaseLine<'a> {
+    kind: &'static str,
+    scenario: &'a str,
+    seed: Seed,
+    hash: TraceHash,
+    verdict: &'a str,
+    invariant: Option<&'a str>,
+    sim_ms: u64,
+    wall_ms: u64,
+    orders: u64,
+    strikes: &'a Strikes,
+}
+
+/// How a run went apart from its cases.
+pub(crate) struct Frame {
+    pub(crate) base: Seed,
+    pub(crate) profile: Profile,
+    pub(crate) wall_ms: u64,
+    pub(crate) interrupted: bool,
+    /// Fault classes that should have struck, and whether that fails the run.
+    pub(crate) missing: Vec<FaultClass>,
+}
+
+impl Reporter {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format, console: Console::new(), told: 0, source: None }
+    }
+
+    /// One case.
+    pub(crate) fn case(&mut self, trial: &Trial) {
+        match self.format {
+            Format::Json => {
+                let line = case_line(trial);
+                self.console.say(&format!("{line}\n"));
+            }
+            Format::Pretty | Format::Github if !trial.failed() => {}
+            Format::Pretty => {
+                self.told += 1;
+                let text = if self.told > TOLD_MAX { self.headline(trial) } else { self.failure(trial) };
+                self.console.say(&format!("{text}\n"));
+            }
+            Format::Github => {
+                let text = self.failure(trial);
+                let (title, body) = text.split_once('\n').unwrap_or((&text, ""));
+                self.console.say(&format!("::error title={}::{}\n", property(title), data(body)));
+            }
+        }
+    }
+
+    /// A failure as DESIGN section 9 shows it.
+    fn failure(&mut self, trial: &Trial) -> String {
+        let mut lines = vec![self.headline(trial)];
+        lines.extend(judgement(&trial.outcome.verdict).into_iter().map(|line| format!("  {line}")));
+        lines.push(format!("  faults: {} struck", trial.outcome.strikes.total()));
+        if let Some(doubt) = &trial.doubt {
+            lines.push(format!("  DID NOT REPEAT: {doubt}"));
+        }
+        if let Some(files) = &trial.files {
+            lines.push(format!("  files:  {}/", shown(files)));
+        }
+        let command = format!("{} replay {}", program(), trial.again);
+        lines.push(format!("  repeat: {}", self.source().repeat(&command)));
+        lines.iter().map(|line| clipped(line)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn headline(&mut self, trial: &Trial) -> String {
+        let (what, at_ms) = match &trial.outcome.verdict {
+            Verdict::Violated(violation) => (violation.invariant.as_str(), violation.at_ms),
+            Verdict::Passed | Verdict::Unsettled { .. } | Verdict::Internal { .. } => {
+                (trial.outcome.verdict.name(), trial.outcome.sim_ms)
+            }
+        };
+        let commit = self.source().name();
+        let fail = self.console.ink(Ink::Bad, "FAIL");
+        let (scenario, seed, t) = (&trial.case.scenario, trial.case.seed, seconds(at_ms));
+        format!("{fail} {what}  scenario={scenario} seed={seed} commit={commit} t={t}s")
+    }
+
+    fn source(&mut self) -> &Source {
+        self.source.get_or_insert_with(Source::here)
+    }
+
+    /// What all cases add up to.
+    pub(crate) fn summary(&mut self, tally: &Tally, frame: &Frame) {
+        let text = match self.format {
+            Format::Json => format!("{}\n", summary_line(tally, frame)),
+            Format::Pretty => self.summary_text(tally, frame),
+            Format::Github => {
+                let goal =
+                    missing_text(&frame.missing).map(|text| format!("::error title=goal::{}\n", data(&text)));
+                format!("{}{}\n", goal.unwrap_or_default(), counts(tally))
+            }
+        };
+        self.console.say(&text);
+    }
+
+    fn summary_text(&self, tally: &Tally, frame: &Frame) -> String {
+        let mut text = String::new();
+        for (scenario, (cases, failures)) in &tally.scenarios {
+            text += &format!("{scenario:<18} {:>6} passed {failures:>6} failed\n", cases - failures);
+        }
+        if frame.profile != Profile::Smoke {
+            text += &table("struck", tally.strikes.0.iter().map(|(class, count)| (class.id(), *count)));
+            text += &table("reached", tally.coverage.iter().map(|(what, count)| (what.as_str(), *count)));
+        }
+        for (what, seen) in &tally.distinct {
+            text += &format!("{} different of kind {what}\n", seen.len());
+        }
+        if let Some(missing) = missing_text(&frame.missing) {
+            text += &format!("{} {missing}\n", self.console.ink(Ink::Bad, "GOAL"));
+        }
+        if frame.interrupted {
+            text += "interrupted: what had run until then\n";
+        }
+        text += &format!(
+            "base seed {}, {} different traces, {} s simulated in {} s\n",
+            frame.base,
+            tally.traces.len(),
+            tally.sim_ms / 1000,
+            seconds(frame.wall_ms),
+        );
+        let ink = if tally.failed() == 0 { Ink::Good } else { Ink::Bad };
+        text + &self.console.ink(ink, &counts(tally)) + "\n"
+    }
+}
+
+/// What did not hold, in the suite's words, one entry per line.
+fn judgement(verdict: &Verdict) -> Vec<String> {
+    match verdict {
+        Verdict::Passed => Vec::new(),
+        Verdict::Violated(violation) => {
+            let mut lines: Vec<String> =
+                violation.subject.lines().take(LIST_MAX / 2).map(str::to_owned).collect();
+            lines.push(format!("expected {}; got {}", violation.expected, violation.got).replace('\n', " "));
+            if !violation.chain.is_empty() {
+                lines.push(format!("chain: {}", chain(&violation.chain)));
+            }
+            lines
+        }
+        Verdict::Unsettled { open } => shortened("open:  ", open.iter().map(String::as_str)),
+        Verdict::Internal { message } => shortened("", message.lines()),
+    }
+}
+
+/// Cause and end matter most: the middle of a long chain is counted, not shown.
+fn chain(links: &[String]) -> String {
+    if links.len() <= LIST_MAX {
+        return links.join(" → ");
+    }
+    let half = LIST_MAX / 2;
+    let between = links.len() - 2 * half;
+    format!(
+        "{} → … {between} more … → {}",
+        links[..half].join(" → "),
+        links[links.len() - half..].join(" → ")
+    )
+}
+
+fn shortened<'a>(label: &str, lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let lines: Vec<&str> = lines.collect();
+    let mut shown: Vec<String> = lines.iter().take(LIST_MAX).map(|line| format!("{label}{line}")).collect();
+    if lines.len() > LIST_MAX {
+        shown.push(format!("and {} more", lines.len() - LIST_MAX));
+    }
+    shown
+}
+
+fn clipped(line: &str) -> String {
+    if line.chars().count() <= LINE_MAX || line.starts_with("  repeat:") {
+        return line.to_owned();
+    }
+    line.chars().take(LINE_MAX).chain(['…']).collect()
+}
+
+fn counts(tally: &Tally) -> String {
+    format!("{} passed, {} failed", tally.passed, tally.failed())
+}
+
+fn table<'a>(title: &str, rows: impl Iterator<Item = (&'a str, u64)>) -> String {
+    rows.map(|(what, count)| format!("{title} {what:<24} {count:>10}\n")).collect()
+}
+
+fn missing_text(missing: &[FaultClass]) -> Option<String> {
+    let names: Vec<&str> = missing.iter().map(|class| class.id()).collect();
+    (!names.is_empty()).then(|| format!("never struck: {}", names.join(", ")))
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03}", ms / 1000, ms % 1000)
+}
+
+/// A case as one line of JSON.
+fn case_line(trial: &Trial) -> String {
+    let outcome = &trial.outcome;
+    let line = CaseLine {
+        kind: "case",
+        scenario: &trial.case.scenario,
+        seed: trial.case.seed,
+        hash: outcome.hash,
+        verdict: if trial.doubt.is_some() { "undetermined" } else { outcome.verdict.name() },
+        invariant: outcome.verdict.invariant(),
+        sim_ms: outcome.sim_ms,
+        wall_ms: trial.wall_ms,
+        orders: outcome.orders,
+        strikes: &outcome.strikes,
+    };
+    json(&line)
+}
+
+#[derive(Serialize)]
+struct SummaryLine<'a> {
+    kind: &'static str,
+    base: Seed,
+    profile: Profile,
+    passed: u64,
+    failed: u64,
+    violated: u64,
+    unsettled: u64,
+    internal: u64,
+    undetermined: u64,
+    traces: usize,
+    sim_ms: u64,
+    wall_ms: u64,
+    orders: u64,
+    strikes: &'a Strikes,
+    coverage: &'a std::collections::BTreeMap<String, u64>,
+    distinct: std::collections::BTreeMap<&'a str, usize>,
+    missing: &'a [FaultClass],
+    interrupted: bool,
+}
+
+fn summary_line(tally: &Tally, frame: &Frame) -> String {
+    json(&SummaryLine {
+        kind: "summary",
+        base: frame.base,
+        profile: frame.profile,
+        passed: tally.passed,
+        failed: tally.failed(),
+        violated: tally.violated,
+        unsettled: tally.unsettled,
+        internal: tally.internal,
+        undetermined: tally.undetermined,
+        traces: tally.traces.len(),
+        sim_ms: tally.sim_ms,
+        wall_ms: frame.wall_ms,
+        orders: tally.orders,
+        strikes: &tally.strikes,
+        coverage: &tally.coverage,
+        distinct: tally.distinct.iter().map(|(what, seen)| (what.as_str(), seen.len())).collect(),
+        missing: &frame.missing,
+        interrupted: frame.interrupted,
+    })
+}
+
+fn json(line: &impl Serialize) -> String {
+    // Maps have string keys and numbers are integers, so this cannot fail; an error would still be one JSON object.
+    serde_json::to_string(line).unwrap_or_else(|error| format!("{{\"kind\":\"error\",\"what\":\"{error}\"}}"))
+}
+
+/// Escapes the text of a workflow command (GitHub's `toolkit`, `command.ts`).
+fn data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// Escapes a property of a workflow command.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}

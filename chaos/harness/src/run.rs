@@ -1,0 +1,227 @@
+//! `run`: many cases in parallel, their results in the order of the cases.
+//!
+//! Case k of a run is round k / S of scenario k % S, where S scenarios take part; a shard takes every n-th round. So a
+//! run of N cases covers all scenarios evenly, and its cases do not depend on thread count or on where it stopped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::arguments::{CommonArguments, RunArguments, Shard};
+use crate::catalogue::{self, nearest};
+use crate::folder::Folder;
+use crate::machine::{self, Stopwatch};
+use crate::report::{Frame, Reporter};
+use crate::seed::BASE;
+use crate::stop::{Exit, Stop};
+use crate::tally::Tally;
+use crate::trial::{self, Draw, Keeping, Trial};
+use crate::{Profile, Seed, Suite};
+
+/// How long running cases may take after Ctrl-C. A case cannot be cut short, so the process then ends without them.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Which cases a run consists of.
+#[derive(Clone, Debug)]
+pub(crate) struct Cases<'s> {
+    pub(crate) scenarios: Vec<&'s str>,
+    pub(crate) base: Seed,
+    pub(crate) profile: Profile,
+    /// Cases over all scenarios and shards; `None` under `--for`.
+    pub(crate) limit: Option<u64>,
+    pub(crate) shard: Shard,
+}
+
+impl<'s> Cases<'s> {
+    /// The `nth` case of this shard.
+    pub(crate) fn nth(&self, nth: u64) -> Option<Draw<'s>> {
+        let width = self.scenarios.len() as u64;
+        let (round, lane) = (nth.checked_div(width)?, nth.checked_rem(width)?);
+        let round = round.checked_mul(self.shard.parts)?.checked_add(self.shard.part)?;
+        let whole = round.checked_mul(width)?.checked_add(lane)?;
+        let scenario = self.scenarios[usize::try_from(lane).ok()?];
+        let within = self.limit.is_none_or(|limit| whole < limit);
+        within.then(|| Draw { scenario, seed: self.base.draw(scenario, round), profile: self.profile })
+    }
+}
+
+/// How many cases a run has: what was asked for, or one round for a seed given alone, or the profile's.
+pub(crate) fn limit(
+    seeds: Option<u64>,
+    seed: Option<Seed>,
+    profile: Option<Profile>,
+    scenarios: usize,
+) -> u64 {
+    match (seeds, seed, profile) {
+        (Some(seeds), _, _) => seeds,
+        (None, Some(_), None) => scenarios as u64,
+        (None, _, profile) => profile.unwrap_or_default().seeds(),
+    }
+}
+
+/// The scenarios that were named, or all.
+pub(crate) fn chosen<'s>(suites: &[&'s dyn Suite], named: &[String]) -> Result<Vec<&'s str>, Stop> {
+    let known = catalogue::scenario_names(suites);
+    if named.is_empty() {
+        return Ok(known);
+    }
+    named.iter().map(|name| choose(suites, name)).collect()
+}
+
+/// The scenario of that name.
+pub(crate) fn choose<'s>(suites: &[&'s dyn Suite], name: &str) -> Result<&'s str, Stop> {
+    let known = catalogue::scenario_names(suites);
+    known.iter().find(|known| **known == name).copied().ok_or_else(|| {
+        let close = nearest(name, &known);
+        Stop::usage(format!("unknown scenario `{name}`{close}: use one of: {}", known.join(", ")))
+    })
+}
+
+pub(crate) fn folder(common: &CommonArguments) -> Folder {
+    Folder::at(common.out.clone().unwrap_or_else(Folder::default_place))
+}
+
+/// The command.
+pub(crate) fn run(suites: &[&dyn Suite], arguments: &RunArguments) -> Result<Exit, Stop> {
+    let common = &arguments.common;
+    let scenarios = chosen(suites, &arguments.scenario)?;
+    let count = limit(arguments.seeds, arguments.seed, common.profile, scenarios.len());
+    let cases = Cases {
+        scenarios,
+        base: arguments.seed.unwrap_or(BASE),
+        profile: common.profile(),
+        limit: arguments.time.is_none().then_some(count),
+        shard: arguments.shard,
+    };
+    let folder = folder(common);
+    folder.open()?;
+    folder.clear()?;
+    Storms {
+        suites,
+        folder,
+        arguments,
+        cases,
+        reporter: Reporter::new(arguments.format),
+        tally: Tally::default(),
+        watch: Stopwatch::start(),
+        early: BTreeMap::new(),
+        next: 0,
+        stop: None,
+    }
+    .raise()
+}
+
+/// A run under way, seen from the thread that collects results.
+struct Storms<'a> {
+    suites: &'a [&'a dyn Suite],
+    folder: Folder,
+    arguments: &'a RunArguments,
+    cases: Cases<'a>,
+    reporter: Reporter,
+    tally: Tally,
+    watch: Stopwatch,
+    /// Results that came before one of an earlier case.
+    early: BTreeMap<u64, Result<Trial, Stop>>,
+    /// The case whose result is told next.
+    next: u64,
+    stop: Option<Stop>,
+}
+
+impl Storms<'_> {
+    fn raise(mut self) -> Result<Exit, Stop> {
+        let (suites, cases, folder) = (self.suites, self.cases.clone(), self.folder.clone());
+        let (halt, kept) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+        let interrupted = machine::interruption();
+        let keeping = Keeping::Failures { folder: &folder, kept: &kept };
+        let work = |slot: usize, nth: u64| {
+            let draw = cases.nth(nth)?;
+            Some((nth, trial::attempt(suites, draw, slot, &keeping)))
+        };
+        let width = self.arguments.common.jobs.unwrap_or_else(machine::cores);
+        let mut asked: Option<Stopwatch> = None;
+        machine::in_parallel(width, &halt, work, |made| {
+            if let Some((nth, result)) = made {
+                self.early.insert(nth, result);
+                self.tell();
+            }
+            if interrupted.load(Ordering::SeqCst) {
+                let since = *asked.get_or_insert_with(Stopwatch::start);
+                if since.elapsed() > GRACE {
+                    self.abandon();
+                }
+            }
+            if asked.is_some() || self.is_over() {
+                halt.store(true, Ordering::SeqCst);
+            }
+        });
+        self.finish(interrupted.load(Ordering::SeqCst))
+    }
+
+    /// Tells all results whose turn it is. After the first failure under `--fail-fast` no later case has a turn, even
+    /// one that had already ended: the report does not depend on which thread was faster.
+    fn tell(&mut self) {
+        while !self.is_decided()
+            && let Some(result) = self.early.remove(&self.next)
+        {
+            self.next += 1;
+            match result {
+                Ok(trial) => {
+                    self.tally.add(&trial);
+                    self.reporter.case(&trial);
+                }
+                Err(stop) => self.stop = Some(stop),
+            }
+        }
+        let (done, failed) = (self.tally.cases(), self.tally.failed());
+        let of =
+            self.cases.limit.map_or_else(String::new, |limit| format!("/{}", limit / self.cases.shard.parts));
+        let seconds = self.watch.elapsed().as_secs();
+        self.reporter.console.progress(&format!("{done}{of} cases, {failed} failed, {seconds} s"));
+    }
+
+    /// Whether later cases no longer matter.
+    fn is_decided(&self) -> bool {
+        self.stop.is_some() || (self.arguments.fail_fast && self.tally.failed() > 0)
+    }
+
+    /// Whether no further case is to be started.
+    fn is_over(&self) -> bool {
+        let late = self.arguments.time.is_some_and(|time| self.watch.elapsed() >= time);
+        let failed = |result: &Result<Trial, Stop>| {
+            result.as_ref().map_or(true, |trial| self.arguments.fail_fast && trial.failed())
+        };
+        late || self.is_decided() || self.reporter.console.is_lost() || self.early.values().any(failed)
+    }
+
+    /// Ctrl-C, and a case that does not end: reports without it and leaves.
+    fn abandon(&mut self) {
+        self.report(true);
+        self.reporter.console.note("interrupted: a case was still running and is not counted");
+        std::process::exit(Exit::Interrupted as i32);
+    }
+
+    fn finish(mut self, interrupted: bool) -> Result<Exit, Stop> {
+        if let Some(stop) = self.stop.take() {
+            self.report(interrupted);
+            return Err(stop);
+        }
+        let missing = self.report(interrupted);
+        self.reporter.console.finish()?;
+        Ok(match self.tally.exit() {
+            _ if interrupted => Exit::Interrupted,
+            Exit::Ok if missing => Exit::Goal,
+            exit => exit,
+        })
+    }
+
+    /// Prints the sums; true if a required fault class never struck.
+    fn report(&mut self, interrupted: bool) -> bool {
+        let required = self.arguments.require_faults || self.cases.profile != Profile::Smoke;
+        let missing = if required && !interrupted { self.tally.missing(self.suites) } else { Vec::new() };
+        let lacks = !missing.is_empty() && self.tally.cases() > 0;
+        let (base, profile, wall_ms) = (self.cases.base, self.cases.profile, self.watch.elapsed_ms());
+        self.reporter.summary(&self.tally, &Frame { base, profile, wall_ms, interrupted, missing });
+        lacks
+    }
+}
