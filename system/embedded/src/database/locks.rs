@@ -1,0 +1,137 @@
+//! Row locks (FOR NO KEY UPDATE) with FIFO waiting, and waiting for the end of a transaction.
+//!
+//! Two kinds of waiting, as in PostgreSQL: whoever wants to lock or change a row queues for that row and holds it
+//! when its turn comes; whoever inserts a key that another transaction is inserting, changing or deleting waits for
+//! that *transaction* to end, holds nothing, and looks again (D4). A session waits for one thing at a time, so
+//! the graph of waiters is a set of paths and a deadlock check is a walk. Other lock modes, NOWAIT and advisory
+//! locks are left out: no statement takes them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::rows::RowKey;
+use crate::machine::Connection;
+
+/// What a statement waits for. A session has one transaction at most, so its connection names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The turn on a row.
+    Row(RowKey),
+    /// The end of a session's transaction.
+    End(Connection),
+}
+
+/// The lock table of a primary.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    rows: BTreeMap<RowKey, Lock>,
+    held: BTreeMap<Connection, Vec<RowKey>>,
+    ends: BTreeMap<Connection, Vec<Connection>>,
+}
+
+#[derive(Debug)]
+struct Lock {
+    holder: Connection,
+    written: bool,
+    queue: VecDeque<Connection>,
+}
+
+impl Locks {
+    /// Takes the row if it is free or already `me`'s; else says what to wait for. Does not queue.
+    pub(super) fn acquire(&mut self, me: Connection, key: &RowKey) -> Result<(), Wait> {
+        match self.rows.get(key) {
+            Some(lock) if lock.holder == me => Ok(()),
+            Some(_) => Err(Wait::Row(key.clone())),
+            None => {
+                let lock = Lock { holder: me, written: false, queue: VecDeque::new() };
+                self.rows.insert(key.clone(), lock);
+                self.held.entry(me).or_default().push(key.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes that the holder of the row has an uncommitted version of it.
+    pub(super) fn mark_written(&mut self, key: &RowKey) {
+        if let Some(lock) = self.rows.get_mut(key) {
+            lock.written = true;
+        }
+    }
+
+    /// Who has an uncommitted version of the row.
+    pub(super) fn writer(&self, key: &RowKey) -> Option<Connection> {
+        self.rows.get(key).filter(|lock| lock.written).map(|lock| lock.holder)
+    }
+
+    /// Puts `me` at the end of the queue.
+    pub(super) fn enqueue(&mut self, me: Connection, wait: &Wait) {
+        match wait {
+            Wait::Row(key) => {
+                if let Some(lock) = self.rows.get_mut(key) {
+                    lock.queue.push_back(me);
+                }
+            }
+            Wait::End(other) => self.ends.entry(*other).or_default().push(me),
+        }
+    }
+
+    /// Takes `me` out of the queue.
+    pub(super) fn withdraw(&mut self, me: Connection, wait: &Wait) {
+        match wait {
+            Wait::Row(key) => {
+                if let Some(lock) = self.rows.get_mut(key) {
+                    lock.queue.retain(|waiter| *waiter != me);
+                }
+            }
+            Wait::End(other) => {
+                if let Some(waiters) = self.ends.get_mut(other) {
+                    waiters.retain(|waiter| *waiter != me);
+                }
+            }
+        }
+    }
+
+    /// Whose transaction has to end before `wait` can.
+    pub(super) fn blocker(&self, wait: &Wait) -> Option<Connection> {
+        match wait {
+            Wait::Row(key) => self.rows.get(key).map(|lock| lock.holder),
+            Wait::End(other) => Some(*other),
+        }
+    }
+
+    /// Gives up one row before the transaction ends: there was nothing to lock. Returns who has it now.
+    pub(super) fn release(&mut self, me: Connection, key: &RowKey) -> Option<Connection> {
+        if let Some(held) = self.held.get_mut(&me) {
+            held.retain(|other| other != key);
+        }
+        self.pass_on(key)
+    }
+
+    /// The transaction of `me` has ended: every row passes to its next waiter. Returns who can go on, in order.
+    pub(super) fn finish(&mut self, me: Connection) -> Vec<Connection> {
+        let held = self.held.remove(&me).unwrap_or_default();
+        let mut woken: Vec<_> = held.iter().filter_map(|key| self.pass_on(key)).collect();
+        woken.extend(self.ends.remove(&me).unwrap_or_default());
+        woken
+    }
+
+    /// How many rows are locked.
+    pub(super) fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn pass_on(&mut self, key: &RowKey) -> Option<Connection> {
+        let lock = self.rows.get_mut(key)?;
+        match lock.queue.pop_front() {
+            Some(next) => {
+                lock.holder = next;
+                lock.written = false;
+                self.held.entry(next).or_default().push(key.clone());
+                Some(next)
+            }
+            None => {
+                self.rows.remove(key);
+                None
+            }
+        }
+    }
+}
