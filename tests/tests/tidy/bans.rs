@@ -10,7 +10,7 @@ const GENERIC: &[&str] = &["sim", "chaos/harness"];
 struct Ban {
     name: Banned,
     under: &'static [&'static str],
-    /// Folders that may all the same: the command itself runs on a real machine.
+    /// Folders that may all the same.
     except: &'static [&'static str],
     instead: &'static str,
 }
@@ -22,14 +22,18 @@ enum Banned {
     Word(&'static str),
 }
 
-const COMMAND: &[&str] = &["chaos/harness"];
+/// What runs on a real machine and measures it: the command, and examples that time a storm.
+const COMMAND: &[&str] = &["chaos/harness", "sim/examples"];
 
 const BANS: &[Ban] = &[
     ban(Banned::Path("tokio::net"), STORM, "a socket of its own: go through a port"),
     ban(Banned::Path("std::net::TcpStream"), STORM, "a socket of its own: go through a port"),
     ban(Banned::Path("std::net::TcpListener"), STORM, "a socket of its own: go through a port"),
     ban(Banned::Path("std::net::UdpSocket"), STORM, "a socket of its own: go through a port"),
-    ban(Banned::Word("SystemTime"), STORM, "the machine's clock: use the Clock port"),
+    Ban {
+        except: COMMAND,
+        ..ban(Banned::Word("SystemTime"), STORM, "the machine's clock: use the Clock port")
+    },
     Ban {
         except: COMMAND,
         ..ban(Banned::Path("std::time::Instant"), STORM, "the machine's clock: use tokio::time")
