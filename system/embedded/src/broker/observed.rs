@@ -1,5 +1,7 @@
 //! What the brokers themselves know to have happened: the evidence that checkers read.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use stormglass_runtime::{ConsumerName, Offset, Partition, Position, Record, Timestamp};
 
@@ -13,7 +15,7 @@ pub enum Observed {
         /// Where.
         position: Position,
         /// What.
-        record: Record,
+        record: Arc<Record>,
     },
     /// A record became readable: the high watermark passed everything below `end`.
     Committed {
