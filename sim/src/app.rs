@@ -34,6 +34,8 @@ pub(crate) struct App {
     pub(crate) state: State,
     /// How many pauses lie on it.
     pub(crate) pauses: u32,
+    /// Starts again as soon as it has left.
+    comes_back: bool,
     boot: Boot,
     fate: Fate,
     socket: Socket,
@@ -50,6 +52,7 @@ impl App {
             clock,
             state: State::Off,
             pauses: 0,
+            comes_back: false,
             boot,
             fate,
             socket: Arc::new(Mutex::new(Some(commands))),
@@ -83,8 +86,29 @@ impl App {
             shutdown: CancellationToken::new(),
         };
         self.incarnations += 1;
+        self.comes_back = false;
         self.state = State::Running(Box::new(Process::start(&self.boot, host)?));
         Ok(())
+    }
+
+    /// Asks the process to leave; whether there is one that was not asked yet.
+    pub(crate) fn stop(&mut self) -> bool {
+        let State::Running(process) = &self.state else { return false };
+        let asked = process.host.shutdown.is_cancelled();
+        process.host.shutdown.cancel();
+        !asked
+    }
+
+    /// Has the process started again: now, or once it has left as it was asked to.
+    pub(crate) fn come_back(&mut self) -> std::io::Result<()> {
+        match &self.state {
+            State::Ended => self.start(),
+            State::Running(process) => {
+                self.comes_back = process.host.shutdown.is_cancelled();
+                Ok(())
+            }
+            State::Off => Ok(()),
+        }
     }
 
     /// Runs the process for a tick, unless it is paused. What it ended with, if it did so in this tick.
@@ -96,7 +120,8 @@ impl App {
         }
         let result = process.tick(tick)?;
         self.state = State::Ended;
-        Some(result)
+        let restarted = if self.comes_back && result.is_ok() { self.start() } else { Ok(()) };
+        Some(result.and(restarted.map_err(Into::into)))
     }
 
     /// Replaces the card after a power cut: turmoil boots the new one.

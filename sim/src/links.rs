@@ -25,9 +25,8 @@ impl Links {
         *self.cuts.entry(way.clone()).or_default() += 1;
     }
 
-    /// Takes one cut away. How many messages wait on the way is what the cut has held up.
-    pub(crate) fn heal(&mut self, sim: &Sim<'_>, way: &Way) -> usize {
-        let held = waiting(sim, way);
+    /// Takes one cut away.
+    pub(crate) fn heal(&mut self, sim: &Sim<'_>, way: &Way) {
         if let Some(count) = self.cuts.get_mut(way) {
             *count -= 1;
             if *count == 0 {
@@ -37,7 +36,15 @@ impl Links {
                 }
             }
         }
-        held
+    }
+
+    /// Whether a message waits on one of these ways: held up by a cut, or slow.
+    pub(crate) fn any_waiting(&self, sim: &Sim<'_>, ways: &[Way]) -> bool {
+        ways.iter().any(|way| {
+            let mut waiting = false;
+            each_on(sim, way, |_| waiting = true);
+            waiting
+        })
     }
 
     /// Passes on what waits in the open direction of links that are half cut. Once per tick.
@@ -76,12 +83,6 @@ impl Links {
 
 fn reverse(way: &Way) -> Way {
     (Arc::clone(&way.1), Arc::clone(&way.0))
-}
-
-fn waiting(sim: &Sim<'_>, way: &Way) -> usize {
-    let mut count = 0;
-    each_on(sim, way, |_| count += 1);
-    count
 }
 
 fn each_on(sim: &Sim<'_>, way: &Way, mut act: impl FnMut(turmoil::SentRef<'_>)) {

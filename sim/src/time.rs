@@ -69,13 +69,9 @@ impl HostClock {
         Self { time, offset_micros: Arc::default() }
     }
 
-    /// Sets how far this clock runs ahead (or, below zero, behind).
-    pub(crate) fn set_offset_ms(&self, offset_ms: i64) {
-        self.offset_micros.store(offset_ms.saturating_mul(1_000), Ordering::Relaxed);
-    }
-
-    pub(crate) fn offset_ms(&self) -> i64 {
-        self.offset_micros.load(Ordering::Relaxed) / 1_000
+    /// Turns this clock forward, or back if `by_ms` is negative.
+    pub(crate) fn turn_ms(&self, by_ms: i64) {
+        self.offset_micros.fetch_add(by_ms.saturating_mul(1_000), Ordering::Relaxed);
     }
 }
 

@@ -16,7 +16,7 @@ use turmoil::Sim;
 
 use crate::{
     ClusterHandle, Dice, History, Host, Keep, NodeHooks, PortFaults, SimTime, Strike, Strikes,
-    app::{App, State},
+    app::App,
     cluster::{Message, serve_node},
     faults::Weather,
     links::Links,
@@ -75,6 +75,9 @@ pub enum WorldError {
     /// No host has this name.
     #[error("no host is called {0}")]
     UnknownHost(String),
+    /// A fault class that is drawn per port call was asked for at a time.
+    #[error("{0} is drawn per port call and cannot be scheduled")]
+    NotScheduled(&'static str),
 }
 
 /// A node of a cluster: a host without a process of its own.
@@ -176,9 +179,7 @@ impl World {
     /// # Panics
     /// If a state machine panics.
     pub fn step(&mut self) -> Result<(), WorldError> {
-        if !self.started {
-            self.open()?;
-        }
+        self.open()?;
         self.change_weather()?;
         let tick = self.storm.time.tick();
         for app in &mut self.apps {
@@ -190,22 +191,31 @@ impl World {
             ticker(self.storm.time.now());
         }
         self.links.pass_on(&self.sim);
-        self.sim.step().map_err(|error| WorldError::Network(error.to_string()))?;
-        self.storm.time.advance();
-        Ok(())
+        self.step_network()
     }
 
-    fn open(&mut self) -> Result<(), WorldError> {
-        self.started = true;
+    /// Registers and starts all hosts, once.
+    pub(crate) fn open(&mut self) -> Result<(), WorldError> {
+        if std::mem::replace(&mut self.started, true) {
+            return Ok(());
+        }
         for app in &self.apps {
             app.register(&mut self.sim);
         }
         for register in std::mem::take(&mut self.unregistered) {
             register(&mut self.sim);
         }
+        // The nodes listen before anybody calls.
+        self.step_network()?;
         for app in &mut self.apps {
             app.start()?;
         }
+        Ok(())
+    }
+
+    fn step_network(&mut self) -> Result<(), WorldError> {
+        self.sim.step().map_err(|error| WorldError::Network(error.to_string()))?;
+        self.storm.time.advance();
         Ok(())
     }
 
@@ -234,31 +244,21 @@ impl World {
         self.storm.list()
     }
 
-    /// Asks a host's process to leave politely; whether there was one.
+    /// Asks a host's process to leave politely; whether there was one to ask.
     ///
     /// # Errors
     /// If there is no such host.
     pub fn stop(&mut self, host: &str) -> Result<bool, WorldError> {
-        match &self.app(host)?.state {
-            State::Running(process) => {
-                process.host.shutdown.cancel();
-                Ok(true)
-            }
-            State::Off | State::Ended => Ok(false),
-        }
+        Ok(self.app(host)?.stop())
     }
 
-    /// Starts the next incarnation of a process that has ended; whether it had.
+    /// Starts the next incarnation of a process that has ended, or that is leaving once it has. One that was killed
+    /// comes back when its kill heals.
     ///
     /// # Errors
     /// If there is no such host.
-    pub fn start(&mut self, host: &str) -> Result<bool, WorldError> {
-        let app = self.app(host)?;
-        if !matches!(app.state, State::Ended) {
-            return Ok(false);
-        }
-        app.start()?;
-        Ok(true)
+    pub fn start(&mut self, host: &str) -> Result<(), WorldError> {
+        Ok(self.app(host)?.come_back()?)
     }
 
     /// Whether a host is up: its process runs, or its node does.

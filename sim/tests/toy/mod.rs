@@ -158,12 +158,17 @@ async fn ping_for_ever(
     }
 }
 
+/// Longer than the cuts that must break no connection.
+const TIMEOUT: Duration = Duration::from_millis(700);
+
 async fn ping(link: &dyn Link<Ping, Pong>, name: &str, number: &mut u64, seen: &Mutex<Seen>) {
     loop {
         *number += 1;
         let asked = tokio::time::Instant::now();
         let request = Ping { client: name.to_owned(), number: *number, after_ms: 0 };
-        let Ok(pong) = link.request(request).await else { return };
+        // Without a timeout a client would wait for ever for a node that died with the answer.
+        let answer = tokio::time::timeout(TIMEOUT, link.request(request)).await;
+        let Ok(Ok(pong)) = answer else { return };
         assert_eq!(pong, Pong { client: name.to_owned(), number: *number });
         note_answer(&mut seen.lock().unwrap(), name, asked.elapsed());
         tokio::time::sleep(Duration::from_millis(10)).await;
