@@ -4,5 +4,6 @@
 
 #![expect(clippy::expect_used, reason = "the helpers of a test fail the test")]
 
+mod constraints;
 mod engine;
 mod migrations;
