@@ -84,7 +84,13 @@ pub struct Emission {
 impl Emission {
     /// The record of this event, in CloudEvents binary mode, as emitted by `source` under `id` at `time`.
     /// `trace` is the `traceparent` of the cause, carried on.
-    pub fn into_record(self, source: &ConsumerName, id: Uuid, time: Timestamp, trace: Option<&Bytes>) -> Record {
+    pub fn into_record(
+        self,
+        source: &ConsumerName,
+        id: Uuid,
+        time: Timestamp,
+        trace: Option<&Bytes>,
+    ) -> Record {
         let mut headers = Headers::default();
         headers.push("ce_specversion", "1.0");
         headers.push("ce_id", id.to_string());

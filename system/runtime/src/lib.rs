@@ -7,27 +7,50 @@
 //!
 //! Left out on purpose: any domain, any I/O, any clock or randomness of its own.
 
+mod act;
+mod backoff;
+mod batch;
 mod broker;
+mod circuit;
+mod config;
+mod dead;
 mod event;
+mod executor;
 mod failure;
+mod intake;
+mod lane;
+mod logic;
+mod plan;
 mod ports;
+mod prune;
 mod record;
+mod relay;
 mod rows;
 mod service;
+mod settle;
+mod settle_plan;
+mod shared;
 mod statement;
 mod store;
+mod telemetry;
+mod track;
+mod transact;
+mod worker;
 
 pub use broker::{Assignment, Broker, Consumer, Delivery, Producer, Revocation, Watermarks};
+pub use config::{ConfigError, DurabilityFacts, RelayConfig, WorkerConfig};
+pub use dead::{Audit, DEAD_LETTER, DISCARDED, DeadLetters};
 pub use event::{Emission, EventId, derive_id};
 pub use failure::{Cause, Failure, Reason};
 pub use ports::{Clock, Entropy, Timestamp};
 pub use record::{ConsumerName, Delivered, Headers, Offset, OrderingKey, Partition, Position, Record, Topic};
-pub use service::{
-    ActError, Context, Decision, IdempotencyKey, Next, Refusal, Rows, Service, Timer,
-};
+pub use relay::Relay;
 pub use rows::{Image, ImageKey, RowSet, Versioned, Violation};
+pub use service::{ActError, Context, Decision, IdempotencyKey, Next, Refusal, Rows, Service, Timer};
+pub use shared::Ports;
 pub use statement::{
-    AfterDeath, Answer, Claim, InboxEntry, Lease, NewPending, OutboxRow, Pending, PendingChange, PendingId, Statement,
-    Verdict,
+    AfterDeath, Answer, Claim, InboxEntry, Lease, NewPending, OutboxRow, Pending, PendingChange, PendingId,
+    Statement, Verdict,
 };
 pub use store::{Database, Freshness, Reader, Scan, Session};
+pub use worker::Worker;

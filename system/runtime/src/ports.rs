@@ -23,8 +23,11 @@ impl Timestamp {
 
     /// RFC 3339 in UTC, as `ce_time` wants it; a moment outside jiff's range (years −9999 to 9999) is clamped to it.
     pub fn rfc3339(self) -> String {
-        let clamped = jiff::Timestamp::from_microsecond(self.0)
-            .unwrap_or(if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX });
+        let clamped = jiff::Timestamp::from_microsecond(self.0).unwrap_or(if self.0 < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        });
         clamped.to_string()
     }
 

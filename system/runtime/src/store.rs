@@ -7,7 +7,9 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, EventId, Failure, Lease, OrderingKey, OutboxRow, Pending, Position, RowSet, Statement, Versioned};
+use crate::{
+    Answer, EventId, Failure, Lease, OrderingKey, OutboxRow, Pending, Position, RowSet, Statement, Versioned,
+};
 
 /// A PostgreSQL primary.
 #[async_trait]

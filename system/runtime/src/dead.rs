@@ -1,0 +1,213 @@
+//! Dead letters: the record that tells of one, and what an operator may do about it.
+//!
+//! A dead letter is its row in the queue; the record on `<consumer>.dlq` goes through the outbox of the same
+//! transaction, so the two never disagree (DESIGN G5). Redriving keeps the row's place in its key; discarding deletes
+//! it and leaves a record of who did it and why.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tracing::info;
+
+use crate::{
+    Cause, ConsumerName, Database, Failure, Headers, Pending, PendingChange, PendingId, Record, RowSet,
+    Session, Statement, Timestamp, Verdict, derive_id,
+    logic::{dead_letter_id, dead_letter_topic, storable},
+    plan::Subject,
+};
+
+/// `ce_type` of the record of a dead letter.
+pub const DEAD_LETTER: &str = "stormglass.dead-letter";
+/// `ce_type` of the record that says that a dead letter was discarded.
+pub const DISCARDED: &str = "stormglass.dead-letter-discarded";
+
+/// What the record of a dead letter says.
+pub(crate) struct Letter<'a> {
+    pub subject: Subject<'a>,
+    pub error: &'a str,
+    pub attempts: u32,
+    pub time: Timestamp,
+}
+
+impl Letter<'_> {
+    /// The record. Payload and original headers are cut to `limit` bytes each, so that it fits its topic whatever
+    /// the original was.
+    pub fn record(&self, consumer: &ConsumerName, limit: usize) -> Record {
+        let Subject { event_id, origin, record, .. } = self.subject;
+        let mut headers = envelope(consumer, DEAD_LETTER, self.time);
+        headers.push("ce_id", dead_letter_id(consumer, event_id).to_string());
+        headers.push("content-type", "application/octet-stream");
+        headers.push("event-id", event_id.to_string());
+        headers.push("origin-topic", origin.partition.topic.to_string());
+        headers.push("origin-partition", origin.partition.index.to_string());
+        headers.push("origin-offset", origin.offset.to_string());
+        headers.push("origin-bytes", record.value.len().to_string());
+        headers.push("error", storable(self.error));
+        headers.push("attempts", self.attempts.to_string());
+        if let Some(trace) = record.headers.get("traceparent") {
+            headers.push("traceparent", trace.clone());
+        }
+        let mut room = limit;
+        for (name, value) in &record.headers.0 {
+            let Some(left) = room.checked_sub(name.len() + value.len()) else { break };
+            room = left;
+            headers.push(&format!("origin.{name}"), value.clone());
+        }
+        if let Some(key) = &record.key {
+            headers.push("origin-key", key.slice(..key.len().min(limit)));
+        }
+        Record {
+            topic: dead_letter_topic(consumer),
+            key: Some(self.subject.key.0.slice(..self.subject.key.0.len().min(limit))),
+            headers,
+            value: record.value.slice(..record.value.len().min(limit)),
+        }
+    }
+}
+
+/// The attributes that both kinds of record share.
+fn envelope(consumer: &ConsumerName, kind: &str, time: Timestamp) -> Headers {
+    let mut headers = Headers::default();
+    headers.push("ce_specversion", "1.0");
+    headers.push("ce_source", format!("/stormglass/{consumer}"));
+    headers.push("ce_type", kind.to_owned());
+    headers.push("ce_time", time.rfc3339());
+    headers
+}
+
+/// What an operator may do with the dead letters of one consumer.
+pub struct DeadLetters<R: RowSet> {
+    database: Arc<dyn Database<R>>,
+    consumer: ConsumerName,
+}
+
+/// Who decided, and why: what an audit asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// A person or a system.
+    pub by: String,
+    /// Their reason.
+    pub reason: String,
+    /// When, as their host believes.
+    pub at: Timestamp,
+}
+
+impl<R: RowSet> DeadLetters<R> {
+    /// The dead letters of `consumer` in `database`.
+    pub fn new(database: Arc<dyn Database<R>>, consumer: ConsumerName) -> Self {
+        Self { database, consumer }
+    }
+
+    /// The oldest dead letters, `limit` at most.
+    ///
+    /// # Errors
+    /// As [`Session::execute`].
+    pub async fn list(&self, limit: u32) -> Result<Vec<Pending>, Failure> {
+        let mut session = self.database.begin().await?;
+        let statement = Statement::ReadDead { consumer: self.consumer.clone(), limit };
+        let dead = session.pending(statement).await;
+        session.rollback().await;
+        dead
+    }
+
+    /// Puts dead letters back into the queue, in their place: attempts begin anew, and they are *decided* anew, since
+    /// what a stored call was asked for may have been given up in the meantime. Their idempotency keys stay as they
+    /// are. Ids that name no dead letter are passed over. Returns how many there were.
+    ///
+    /// # Errors
+    /// As [`Session::execute`]; after `Unknown` repeat it: a row that is alive is passed over.
+    pub async fn redrive(&self, ids: &[PendingId], audit: &Audit) -> Result<u64, Failure> {
+        self.change(ids, audit, |_, row| {
+            let change = PendingChange::Update {
+                id: row.id.clone(),
+                call: None,
+                epoch: row.epoch,
+                attempts: 0,
+                due_in: Duration::ZERO,
+                error: row.error.clone(),
+                verdict: Verdict::Waiting,
+            };
+            (change, None)
+        })
+        .await
+    }
+
+    /// Deletes dead letters for good, and publishes who did it and why on `<consumer>.dlq`. Ids that name no dead
+    /// letter are passed over. Returns how many there were.
+    ///
+    /// # Errors
+    /// As [`Session::execute`]; after `Unknown` repeat it: a row that is gone is passed over.
+    pub async fn discard(&self, ids: &[PendingId], audit: &Audit) -> Result<u64, Failure> {
+        self.change(ids, audit, |consumer, row| {
+            (PendingChange::Delete(row.id.clone()), Some(discarded(consumer, row, audit)))
+        })
+        .await
+    }
+
+    /// Locks the keys, so that no settlement is at work on them, and changes what is still dead.
+    async fn change(
+        &self,
+        ids: &[PendingId],
+        audit: &Audit,
+        fate: impl Fn(&ConsumerName, &Pending) -> (PendingChange, Option<Record>) + Send,
+    ) -> Result<u64, Failure> {
+        let wanted: BTreeSet<&PendingId> = ids.iter().collect();
+        let keys: BTreeSet<_> = ids.iter().map(|id| id.key.clone()).collect();
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let mut session = self.database.begin().await?;
+        let keys = keys.into_iter().collect();
+        let statement = Statement::LockPending { consumer: self.consumer.clone(), keys };
+        let locked = match session.pending(statement).await {
+            Ok(locked) => locked,
+            Err(failure) => return abandon(session, failure).await,
+        };
+        let dead: Vec<&Pending> =
+            locked.iter().filter(|row| row.dead_at.is_some() && wanted.contains(&row.id)).collect();
+        let (changes, records): (Vec<_>, Vec<_>) = dead.iter().map(|row| fate(&self.consumer, row)).unzip();
+        let records: Vec<Record> = records.into_iter().flatten().collect();
+        if changes.is_empty() {
+            session.rollback().await;
+            return Ok(0);
+        }
+        let statement = Statement::ChangePending { consumer: self.consumer.clone(), changes };
+        match session.count(statement).await {
+            Ok(count) if count == dead.len() as u64 => {}
+            Ok(_) => return abandon(session, Failure::NotDone(Cause::Conflict)).await,
+            Err(failure) => return abandon(session, failure).await,
+        }
+        if !records.is_empty()
+            && let Err(failure) = session.execute(Statement::Emit { records }).await
+        {
+            return abandon(session, failure).await;
+        }
+        session.commit().await?;
+        for row in &dead {
+            info!(consumer = %self.consumer, event = %row.event_id, by = audit.by, reason = audit.reason,
+                "dead letter redriven or discarded");
+        }
+        Ok(dead.len() as u64)
+    }
+}
+
+async fn abandon<R: RowSet, T>(session: Box<dyn Session<R>>, failure: Failure) -> Result<T, Failure> {
+    session.rollback().await;
+    Err(failure)
+}
+
+fn discarded(consumer: &ConsumerName, row: &Pending, audit: &Audit) -> Record {
+    let mut headers = envelope(consumer, DISCARDED, audit.at);
+    let id = derive_id("discarded/v1", &[consumer.as_str().as_bytes(), row.event_id.0.as_bytes()]);
+    headers.push("ce_id", id.to_string());
+    headers.push("dead-letter-id", dead_letter_id(consumer, row.event_id).to_string());
+    headers.push("event-id", row.event_id.to_string());
+    headers.push("by", storable(&audit.by));
+    headers.push("reason", storable(&audit.reason));
+    Record {
+        topic: dead_letter_topic(consumer),
+        key: Some(row.id.key.0.clone()),
+        headers,
+        value: Bytes::new(),
+    }
+}

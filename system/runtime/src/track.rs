@@ -1,0 +1,237 @@
+//! What a lane holds of its partitions: records that wait, and how far each partition is accounted for. No I/O.
+//!
+//! Two offsets matter per partition. `stored` is what the database has: every span begins there, and a database that
+//! disagrees has moved on without us. `tail` is behind the last record that arrived: records in between without an
+//! event of interest are dropped on arrival, so the position may move over them whenever it moves at all.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::time::Instant;
+
+use crate::{Delivered, EventId, Offset, OrderingKey, Partition, Position, Record, logic::Decoded};
+
+/// A record with an event that the service takes (or that it cannot read), waiting to be applied.
+#[derive(Debug)]
+pub(crate) struct Taken<E> {
+    pub at: Position,
+    pub event_id: EventId,
+    pub key: OrderingKey,
+    pub record: Record,
+    pub event: Decoded<E>,
+}
+
+/// One partition of a lane.
+#[derive(Debug)]
+struct Track<E> {
+    stored: Offset,
+    tail: Offset,
+    waiting: VecDeque<Taken<E>>,
+    /// Since when `tail` is ahead of `stored` with nothing waiting in between.
+    idle_since: Option<Instant>,
+    /// Records that arrive are meant for another position: it was asked to seek.
+    seeking: bool,
+}
+
+/// All partitions of a lane.
+#[derive(Debug)]
+pub(crate) struct Tracks<E> {
+    tracks: BTreeMap<Partition, Track<E>>,
+    /// Which partition the next span begins with, so that a full one does not starve the others.
+    turn: usize,
+}
+
+/// How a span moves one position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub partition: Partition,
+    pub from: Offset,
+    pub to: Offset,
+}
+
+/// What one transaction takes: positions to move and, in log order per partition, the events on the way.
+#[derive(Debug)]
+pub(crate) struct Span<'a, E> {
+    pub moves: Vec<Move>,
+    pub taken: Vec<&'a Taken<E>>,
+}
+
+/// How much a span may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    pub records: usize,
+    pub bytes: usize,
+}
+
+/// Records and bytes that left memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Freed {
+    pub records: usize,
+    pub bytes: usize,
+}
+
+impl Freed {
+    fn add(&mut self, record: &Record) {
+        self.records += 1;
+        self.bytes += record.size();
+    }
+}
+
+impl<E> Default for Tracks<E> {
+    fn default() -> Self {
+        Self { tracks: BTreeMap::new(), turn: 0 }
+    }
+}
+
+impl<E> Tracks<E> {
+    /// Begins `position.partition` at its stored position; whatever was held of it is dropped.
+    pub fn start(&mut self, position: Position) -> Freed {
+        let freed = self.drop_waiting(&position.partition);
+        let track = Track {
+            stored: position.offset,
+            tail: position.offset,
+            waiting: VecDeque::new(),
+            idle_since: None,
+            seeking: false,
+        };
+        self.tracks.insert(position.partition, track);
+        freed
+    }
+
+    /// Takes in what was delivered. Records of partitions that are not (or no longer) ours, and those that were seen
+    /// already, are dropped.
+    pub fn arrive(
+        &mut self,
+        delivered: Vec<Delivered>,
+        now: Instant,
+        decode: impl Fn(&Record) -> Decoded<E>,
+    ) -> (Freed, u64) {
+        let (mut freed, mut ignored) = (Freed::default(), 0);
+        for delivered in delivered {
+            let track = self.tracks.get_mut(&delivered.at.partition);
+            let Some(track) = track.filter(|track| !track.seeking && track.tail <= delivered.at.offset)
+            else {
+                freed.add(&delivered.record);
+                continue;
+            };
+            track.tail = delivered.at.offset + 1;
+            match decode(&delivered.record) {
+                Decoded::Ignored => {
+                    freed.add(&delivered.record);
+                    ignored += 1;
+                    track.idle_since.get_or_insert(now);
+                }
+                event @ (Decoded::Event(_) | Decoded::Unreadable(_)) => {
+                    let event_id = EventId::of(&delivered);
+                    let Delivered { at, record } = delivered;
+                    let key = event_id.ordering_key(&record);
+                    track.waiting.push_back(Taken { at, event_id, key, record, event });
+                }
+            }
+        }
+        (freed, ignored)
+    }
+
+    /// The next span within `limit`; at least one event, if there is any. Partitions take turns.
+    pub fn span(&self, limit: Limit) -> Span<'_, E> {
+        let active = self.tracks.values().filter(|track| !track.waiting.is_empty()).count();
+        let share = limit.records.div_ceil(active.max(1)).max(1);
+        let mut span = Span { moves: Vec::new(), taken: Vec::new() };
+        let mut bytes = 0;
+        let turn = self.turn % self.tracks.len().max(1);
+        for (partition, track) in self.tracks.iter().skip(turn).chain(self.tracks.iter().take(turn)) {
+            if track.seeking {
+                continue;
+            }
+            let before = span.taken.len();
+            for taken in track.waiting.iter().take(share.min(limit.records.saturating_sub(before))) {
+                bytes += taken.record.size();
+                if bytes > limit.bytes && !span.taken.is_empty() {
+                    break;
+                }
+                span.taken.push(taken);
+            }
+            let next = track.waiting.get(span.taken.len() - before);
+            let to = next.map_or(track.tail, |next| next.at.offset);
+            if to > track.stored {
+                span.moves.push(Move { partition: partition.clone(), from: track.stored, to });
+            }
+        }
+        span.moves.sort_by(|a, b| a.partition.cmp(&b.partition));
+        span
+    }
+
+    /// Positions that could move over records without an event of interest, nothing else.
+    pub fn idle_moves(&self) -> Vec<Move> {
+        self.span(Limit { records: 0, bytes: 0 }).moves
+    }
+
+    /// A position is now stored at `to`, by us or by somebody else: what lies before it is accounted for.
+    pub fn advance(&mut self, partition: &Partition, to: Offset, now: Instant) -> Freed {
+        let mut freed = Freed::default();
+        let Some(track) = self.tracks.get_mut(partition) else { return freed };
+        while let Some(taken) = track.waiting.pop_front_if(|taken| taken.at.offset < to) {
+            freed.add(&taken.record);
+        }
+        track.stored = to;
+        track.tail = track.tail.max(to);
+        track.idle_since = (track.tail > track.stored).then_some(now);
+        freed
+    }
+
+    /// The position is behind or gone: what is held does not continue it. Nothing is taken until
+    /// [`Tracks::start`].
+    pub fn seek(&mut self, partition: &Partition) -> Freed {
+        let freed = self.drop_waiting(partition);
+        if let Some(track) = self.tracks.get_mut(partition) {
+            track.seeking = true;
+            track.idle_since = None;
+        }
+        freed
+    }
+
+    /// Gives up partitions with what is held of them. Returns where their positions could still move.
+    pub fn leave(&mut self, partitions: &[Partition]) -> (Freed, Vec<Move>) {
+        let moves = self.idle_moves().into_iter().filter(|m| partitions.contains(&m.partition)).collect();
+        let mut freed = Freed::default();
+        for partition in partitions {
+            let dropped = self.drop_waiting(partition);
+            freed.records += dropped.records;
+            freed.bytes += dropped.bytes;
+            self.tracks.remove(partition);
+        }
+        (freed, moves)
+    }
+
+    /// The next span begins with another partition.
+    pub fn next_turn(&mut self) {
+        self.turn = (self.turn + 1) % self.tracks.len().max(1);
+    }
+
+    /// Whether any event waits.
+    pub fn has_events(&self) -> bool {
+        self.tracks.values().any(|track| !track.waiting.is_empty())
+    }
+
+    /// Since when a position could have moved over uninteresting records.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.tracks.values().filter_map(|track| track.idle_since).min()
+    }
+
+    /// What the database is believed to have.
+    pub fn stored(&self, partition: &Partition) -> Option<Offset> {
+        self.tracks.get(partition).map(|track| track.stored)
+    }
+
+    /// All partitions.
+    pub fn partitions(&self) -> Vec<Partition> {
+        self.tracks.keys().cloned().collect()
+    }
+
+    fn drop_waiting(&mut self, partition: &Partition) -> Freed {
+        let mut freed = Freed::default();
+        if let Some(track) = self.tracks.get_mut(partition) {
+            track.waiting.drain(..).for_each(|taken| freed.add(&taken.record));
+        }
+        freed
+    }
+}
