@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Replay(ReplayArguments),
     /// Show that the same seed takes the same turn: other threads, order, process, environment, log level
     Verify(VerifyArguments),
+    /// Plant each known mistake in a copy of the workspace and count the seeds until it is found
+    Power(PowerArguments),
     /// All scenarios and invariants
     List,
     /// What a scenario does, or what an invariant demands and how it is checked
@@ -116,6 +118,18 @@ pub(crate) struct VerifyArguments {
     /// How many cases, over all scenarios together
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) seeds: Option<u64>,
+    #[command(flatten)]
+    pub(crate) common: CommonArguments,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PowerArguments {
+    /// The catalogue of mistakes: one patch each
+    #[arg(long, value_name = "DIR", default_value = "chaos/bugs")]
+    pub(crate) bugs: PathBuf,
+    /// At most this many cases per mistake; fewer if it was found often
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count, default_value_t = 240)]
+    pub(crate) seeds: u64,
     #[command(flatten)]
     pub(crate) common: CommonArguments,
 }

@@ -40,10 +40,10 @@ pub struct Case {
     #[serde(default)]
     pub rates: Rates,
     /// The workload, in order of time; the suite's own.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operation: Vec<Table>,
     /// The scheduled faults.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fault: Vec<Fault>,
     /// Op-level faults by name instead of by rate; the suite's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -6,22 +6,25 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use crate::stop::Stop;
 use crate::{Seed, Verdict};
 
 /// Failures that one run keeps: more would say nothing new, and a broken build fails every seed.
-pub(crate) const KEPT_MAX: usize = 100;
+const KEPT_MAX: usize = 100;
 
 const CASE: &str = "case.toml";
 const HISTORY: &str = "history.jsonl";
 const VERDICT: &str = "verdict.json";
 
 /// The directory of one run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Folder {
     root: PathBuf,
+    /// Failures of this run so far.
+    failures: AtomicUsize,
 }
 
 /// What is kept of a failure.
@@ -37,7 +40,7 @@ pub(crate) struct Evidence<'a> {
 impl Folder {
     /// The place for results; nothing is touched yet.
     pub(crate) fn at(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, failures: AtomicUsize::new(0) }
     }
 
     /// The place that a user did not choose: beside the build, wherever in the workspace the command was typed.
@@ -82,7 +85,11 @@ impl Folder {
     }
 
     /// Keeps a failure under its seed, with the scenario added if another one failed with the same seed.
-    pub(crate) fn keep(&self, evidence: &Evidence<'_>) -> Result<PathBuf, Stop> {
+    /// `None` if the run has kept enough.
+    pub(crate) fn keep(&self, evidence: &Evidence<'_>) -> Result<Option<PathBuf>, Stop> {
+        if self.failures.fetch_add(1, Ordering::SeqCst) >= KEPT_MAX {
+            return Ok(None);
+        }
         let plain = self.root.join("failures").join(evidence.seed.to_string());
         let taken = fs::read_to_string(plain.join(CASE)).is_ok_and(|case| case != evidence.case);
         let named = format!("{}-{}", evidence.seed, evidence.scenario);
@@ -99,7 +106,7 @@ impl Folder {
         write(&place.join(CASE), evidence.case.as_bytes())?;
         write(&place.join(HISTORY), history.as_bytes())?;
         write(&place.join(VERDICT), format!("{verdict:#}\n").as_bytes())?;
-        Ok(place)
+        Ok(Some(place))
     }
 
     /// The case file of the failure kept last, else of a run that never came to its end.
@@ -128,6 +135,11 @@ impl Folder {
         let verdict = fs::read_to_string(case.with_file_name(VERDICT)).ok()?;
         let verdict: serde_json::Value = serde_json::from_str(&verdict).ok()?;
         verdict.get("hash").and_then(|hash| hash.as_str()).map(str::to_owned)
+    }
+
+    /// Where the cases under way are, as a user would write it.
+    pub(crate) fn running_place(&self) -> String {
+        shown(&self.root.join("running"))
     }
 
     fn running(&self, slot: usize) -> PathBuf {

@@ -4,15 +4,19 @@
 //! the whole command: `run`, `replay`, `verify`, `power`, `list`, `explain`, with exit codes that scripts can rely on.
 
 mod arguments;
+mod bugs;
 mod case;
 mod catalogue;
 mod child;
 mod console;
+mod estimate;
 mod folder;
 mod machine;
+mod power;
 mod replay;
 mod report;
 mod run;
+mod scratch;
 mod seed;
 mod source;
 mod stop;
@@ -63,6 +67,7 @@ fn obey(suites: &[&dyn Suite], command: Option<Command>) -> Result<Exit, Stop> {
         Command::Run(arguments) => seeded().and_then(|()| run::run(suites, arguments)),
         Command::Replay(arguments) => seeded().and_then(|()| replay::replay(suites, arguments)),
         Command::Verify(arguments) => seeded().and_then(|()| verify::verify(suites, arguments)),
+        Command::Power(arguments) => seeded().and_then(|()| power::power(suites, arguments)),
     }
 }
 

@@ -1,7 +1,6 @@
 //! `replay`: one case again, from a seed, a case file or the failure kept last.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 
 use crate::arguments::{Format, Log, ReplayArguments};
 use crate::catalogue;
@@ -35,8 +34,7 @@ pub(crate) fn replay(suites: &[&dyn Suite], arguments: &ReplayArguments) -> Resu
         }
         Target::Drawn(draw) => {
             folder.open()?;
-            let kept = AtomicUsize::new(0);
-            trial::attempt(suites, *draw, 0, &Keeping::Failures { folder: &folder, kept: &kept })?
+            trial::attempt(suites, *draw, 0, &Keeping::Failures(&folder))?
         }
     };
     let mut tally = Tally::default();

@@ -9,6 +9,7 @@ use stormglass_sim::{FaultClass, Strikes};
 use crate::arguments::Format;
 use crate::console::{Console, Ink};
 use crate::folder::shown;
+use crate::run::Cases;
 use crate::source::{Source, program};
 use crate::tally::Tally;
 use crate::trial::Trial;
@@ -21,7 +22,10 @@ const TOLD_MAX: u64 = 10;
 const LIST_MAX: usize = 12;
 
 /// Characters of one line of a failure.
-const LINE_MAX: usize = 400;
+const LINE_MAX: usize = 800;
+
+/// Characters of one link of a chain: a chain of `LIST_MAX` links fits a line, so its end is never cut off.
+const LINK_MAX: usize = 60;
 
 /// Writes results as they come, in the order of the cases.
 pub(crate) struct Reporter {
@@ -60,6 +64,18 @@ impl Reporter {
         Self { format, console: Console::new(), told: 0, source: None }
     }
 
+    /// What is about to run: the seed comes first, so that even a run cut short can be had again.
+    pub(crate) fn announce(&mut self, cases: &Cases<'_>) {
+        if self.format == Format::Pretty {
+            let count = cases.limit.map_or("cases".to_owned(), |limit| format!("{limit} cases"));
+            self.console.say(&format!(
+                "base seed {}: {count} of {}\n",
+                cases.base,
+                cases.scenarios.join(", ")
+            ));
+        }
+    }
+
     /// One case.
     pub(crate) fn case(&mut self, trial: &Trial) {
         match self.format {
@@ -93,8 +109,8 @@ impl Reporter {
             lines.push(format!("  files:  {}/", shown(files)));
         }
         let command = format!("{} replay {}", program(), trial.again);
-        lines.push(format!("  repeat: {}", self.source().repeat(&command)));
-        lines.iter().map(|line| clipped(line)).collect::<Vec<_>>().join("\n")
+        let repeat = format!("  repeat: {}", self.source().repeat(&command));
+        lines.iter().map(|line| clipped(line, LINE_MAX)).chain([repeat]).collect::<Vec<_>>().join("\n")
     }
 
     fn headline(&mut self, trial: &Trial) -> String {
@@ -138,7 +154,7 @@ impl Reporter {
             text += &table("reached", tally.coverage.iter().map(|(what, count)| (what.as_str(), *count)));
         }
         for (what, seen) in &tally.distinct {
-            text += &format!("{} different of kind {what}\n", seen.len());
+            text += &format!("{} different by {what}\n", seen.len());
         }
         if let Some(missing) = missing_text(&frame.missing) {
             text += &format!("{} {missing}\n", self.console.ink(Ink::Bad, "GOAL"));
@@ -147,8 +163,7 @@ impl Reporter {
             text += "interrupted: what had run until then\n";
         }
         text += &format!(
-            "base seed {}, {} different traces, {} s simulated in {} s\n",
-            frame.base,
+            "{} different traces, {} s simulated in {} s\n",
             tally.traces.len(),
             tally.sim_ms / 1000,
             seconds(frame.wall_ms),
@@ -178,6 +193,7 @@ fn judgement(verdict: &Verdict) -> Vec<String> {
 
 /// Cause and end matter most: the middle of a long chain is counted, not shown.
 fn chain(links: &[String]) -> String {
+    let links: Vec<String> = links.iter().map(|link| clipped(&link.replace('\n', " "), LINK_MAX)).collect();
     if links.len() <= LIST_MAX {
         return links.join(" → ");
     }
@@ -199,11 +215,11 @@ fn shortened<'a>(label: &str, lines: impl Iterator<Item = &'a str>) -> Vec<Strin
     shown
 }
 
-fn clipped(line: &str) -> String {
-    if line.chars().count() <= LINE_MAX || line.starts_with("  repeat:") {
+fn clipped(line: &str, max: usize) -> String {
+    if line.chars().count() <= max {
         return line.to_owned();
     }
-    line.chars().take(LINE_MAX).chain(['…']).collect()
+    line.chars().take(max - 1).chain(['…']).collect()
 }
 
 fn counts(tally: &Tally) -> String {
@@ -299,4 +315,46 @@ fn data(text: &str) -> String {
 /// Escapes a property of a workflow command.
 fn property(text: &str) -> String {
     data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Case, Outcome, Violation};
+
+    #[track_caller]
+    fn check(verdict: Verdict, told: &str) {
+        let outcome = Outcome {
+            hash: TraceHash::default(),
+            verdict,
+            sim_ms: 0,
+            orders: 0,
+            strikes: Strikes::default(),
+            coverage: Default::default(),
+            distinct: Default::default(),
+            history: Vec::new(),
+        };
+        let case = Case::new("suite", "scenario", Seed(1));
+        let doubt = Some("a second thread took another turn".to_owned());
+        let files = Some("failures/0x1".into());
+        let trial = Trial { case, again: "0x1".to_owned(), outcome, wall_ms: 0, doubt, files };
+        let text = Reporter::new(Format::Pretty).failure(&trial);
+        assert!(text.lines().count() <= 25 && text.lines().all(|line| line.len() < 1000), "{text}");
+        assert!(text.contains(told) && text.lines().next_back().unwrap().contains("replay 0x1"), "{text}");
+    }
+
+    #[test]
+    fn a_failure_fits_a_screen_however_much_there_is_to_say() {
+        let many = || (0..100).map(|nth| format!("{nth} {}", "x".repeat(300)));
+        check(Verdict::Internal { message: many().collect::<Vec<_>>().join("\n") }, "and 88 more");
+        check(Verdict::Unsettled { open: many().collect() }, "and 88 more");
+        let violation = Violation {
+            subject: many().collect::<Vec<_>>().join("\n"),
+            expected: "one\nline".to_owned(),
+            chain: many().collect(),
+            ..Violation::default()
+        };
+        check(Verdict::Violated(violation.clone()), "88 more");
+        check(Verdict::Violated(violation), "→ 99 xxx");
+    }
 }

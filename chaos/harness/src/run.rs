@@ -4,8 +4,7 @@
 //! run of N cases covers all scenarios evenly, and its cases do not depend on thread count or on where it stopped.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::arguments::{CommonArguments, RunArguments, Shard};
@@ -21,6 +20,9 @@ use crate::{Profile, Seed, Suite};
 
 /// How long running cases may take after Ctrl-C. A case cannot be cut short, so the process then ends without them.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// Silence after which a user is told which cases are running.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Which cases a run consists of.
 #[derive(Clone, Debug)]
@@ -99,7 +101,6 @@ pub(crate) fn run(suites: &[&dyn Suite], arguments: &RunArguments) -> Result<Exi
     folder.clear()?;
     Storms {
         suites,
-        folder,
         arguments,
         cases,
         reporter: Reporter::new(arguments.format),
@@ -108,14 +109,15 @@ pub(crate) fn run(suites: &[&dyn Suite], arguments: &RunArguments) -> Result<Exi
         early: BTreeMap::new(),
         next: 0,
         stop: None,
+        quiet: Stopwatch::start(),
+        patience: QUIET,
     }
-    .raise()
+    .raise(&folder)
 }
 
 /// A run under way, seen from the thread that collects results.
 struct Storms<'a> {
     suites: &'a [&'a dyn Suite],
-    folder: Folder,
     arguments: &'a RunArguments,
     cases: Cases<'a>,
     reporter: Reporter,
@@ -126,14 +128,18 @@ struct Storms<'a> {
     /// The case whose result is told next.
     next: u64,
     stop: Option<Stop>,
+    /// Since the last result.
+    quiet: Stopwatch,
+    /// How much longer silence must last to be spoken of.
+    patience: Duration,
 }
 
 impl Storms<'_> {
-    fn raise(mut self) -> Result<Exit, Stop> {
-        let (suites, cases, folder) = (self.suites, self.cases.clone(), self.folder.clone());
-        let (halt, kept) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
-        let interrupted = machine::interruption();
-        let keeping = Keeping::Failures { folder: &folder, kept: &kept };
+    fn raise(mut self, folder: &Folder) -> Result<Exit, Stop> {
+        let (suites, cases) = (self.suites, self.cases.clone());
+        let (halt, interrupted) = (AtomicBool::new(false), machine::interruption());
+        let keeping = Keeping::Failures(folder);
+        self.reporter.announce(&cases);
         let work = |slot: usize, nth: u64| {
             let draw = cases.nth(nth)?;
             Some((nth, trial::attempt(suites, draw, slot, &keeping)))
@@ -141,9 +147,13 @@ impl Storms<'_> {
         let width = self.arguments.common.jobs.unwrap_or_else(machine::cores);
         let mut asked: Option<Stopwatch> = None;
         machine::in_parallel(width, &halt, work, |made| {
-            if let Some((nth, result)) = made {
-                self.early.insert(nth, result);
-                self.tell();
+            match made {
+                Some((nth, result)) => {
+                    self.early.insert(nth, result);
+                    self.tell();
+                    (self.quiet, self.patience) = (Stopwatch::start(), QUIET);
+                }
+                None => self.wonder(folder),
             }
             if interrupted.load(Ordering::SeqCst) {
                 let since = *asked.get_or_insert_with(Stopwatch::start);
@@ -178,6 +188,17 @@ impl Storms<'_> {
             self.cases.limit.map_or_else(String::new, |limit| format!("/{}", limit / self.cases.shard.parts));
         let seconds = self.watch.elapsed().as_secs();
         self.reporter.console.progress(&format!("{done}{of} cases, {failed} failed, {seconds} s"));
+    }
+
+    /// A run is bounded by simulated time only: one whose time stands still would never end, and must not do so silently.
+    fn wonder(&mut self, folder: &Folder) {
+        if self.quiet.elapsed() > self.patience {
+            let (seconds, place) = (self.quiet.elapsed().as_secs(), folder.running_place());
+            self.reporter
+                .console
+                .note(&format!("no case has ended for {seconds} s: {place} holds what is running"));
+            self.patience *= 4;
+        }
     }
 
     /// Whether later cases no longer matter.

@@ -4,11 +4,10 @@
 //! believed only when a second fresh thread and then a fresh process saw the same trace.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::folder::{Evidence, Folder, KEPT_MAX};
+use crate::folder::{Evidence, Folder};
 use crate::machine::{self, Stopwatch};
 use crate::stop::Stop;
 use crate::{Case, History, Observe, Outcome, Profile, Seed, Suite, TraceHash, Verdict, catalogue, child};
@@ -60,8 +59,7 @@ impl Trial {
 pub(crate) enum Keeping<'a> {
     /// `verify` compares hashes and needs no more.
     Nothing,
-    /// `kept` counts the failures in the folder.
-    Failures { folder: &'a Folder, kept: &'a AtomicUsize },
+    Failures(&'a Folder),
 }
 
 /// The text of a drawn case, planned on a fresh thread.
@@ -103,7 +101,7 @@ pub(crate) fn attempt(
     let text = plan(suites, draw)?;
     let case = Case::parse("the case as planned", &text, suites)
         .map_err(|error| Stop::internal(error.to_string()))?;
-    if let Keeping::Failures { folder, .. } = keeping {
+    if let Keeping::Failures(folder) = keeping {
         folder.begin(slot, &text)?;
     }
     let watch = Stopwatch::start();
@@ -111,35 +109,27 @@ pub(crate) fn attempt(
     let wall_ms = watch.elapsed_ms();
     let again = draw.arguments(suites);
     let mut trial = Trial { case, again, outcome, wall_ms, doubt: None, files: None };
-    if let Keeping::Failures { folder, kept } = keeping {
+    if let Keeping::Failures(folder) = keeping {
         if trial.outcome.verdict != Verdict::Passed {
-            confirm(suites, &text, &mut trial, folder, kept)?;
+            confirm(suites, &text, &mut trial, folder)?;
         }
         folder.end(slot)?;
     }
     Ok(trial)
 }
 
-fn confirm(
-    suites: &[&dyn Suite],
-    text: &str,
-    trial: &mut Trial,
-    folder: &Folder,
-    kept: &AtomicUsize,
-) -> Result<(), Stop> {
+fn confirm(suites: &[&dyn Suite], text: &str, trial: &mut Trial, folder: &Folder) -> Result<(), Stop> {
     let again = run(suites, text, Observe { history: History::Kept, until_ms: None });
     trial.doubt = differs(&trial.outcome, &again).map(|how| format!("a second thread {how}"));
-    if kept.fetch_add(1, Ordering::SeqCst) >= KEPT_MAX {
-        return Ok(());
-    }
-    let place = folder.keep(&Evidence {
+    let evidence = Evidence {
         scenario: &trial.case.scenario,
         seed: trial.case.seed,
         case: text,
         history: &again.history,
         verdict: &trial.outcome.verdict,
         hash: trial.outcome.hash.to_string(),
-    })?;
+    };
+    let Some(place) = folder.keep(&evidence)? else { return Ok(()) };
     if trial.doubt.is_none() {
         trial.doubt = in_another_process(&trial.outcome, &place.join("case.toml"))?;
     }

@@ -33,6 +33,8 @@ pub enum Mistake {
     NeverAnswers,
     /// It depends on how many runs this process has seen.
     RemembersOtherRuns,
+    /// It forgets transfers, but only in the first run of a process.
+    ForgetsOnce,
 }
 
 /// Scenarios of one bank, each with its mistake.
@@ -107,7 +109,7 @@ impl Suite for Ledger {
     fn check(&self, case: &Case) -> Result<(), Misfit> {
         for (nth, operation) in case.operation.iter().enumerate() {
             for field in ["at_ms", "to", "amount"] {
-                if !operation.get(field).and_then(Value::as_integer).is_some_and(|value| value >= 0) {
+                if operation.get(field).and_then(Value::as_integer).is_none_or(|value| value < 0) {
                     let what = "not a whole number from 0 up".to_owned();
                     return Err(Misfit { at: format!("operation[{nth}].{field}"), what });
                 }
@@ -156,9 +158,12 @@ impl<'a> Bank<'a> {
             hash: Sha256::new(),
             history: (observe.history == History::Kept).then(Vec::new),
         };
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let run = RUNS.fetch_add(1, Ordering::SeqCst);
         if mistake == Mistake::RemembersOtherRuns {
-            static RUNS: AtomicU64 = AtomicU64::new(0);
-            bank.record("run", usize::try_from(RUNS.fetch_add(1, Ordering::SeqCst)).unwrap_or(0));
+            bank.record("run", usize::try_from(run).unwrap_or(0));
+        } else if mistake == Mistake::ForgetsOnce && run == 0 {
+            bank.mistake = Mistake::ForgetsTransfers;
         }
         bank
     }

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
             Scenario { name: "panics", summary: "a lost acknowledgement is a panic" },
             Scenario { name: "silent", summary: "the last transfer is never acknowledged" },
             Scenario { name: "leaks", summary: "what happened in other runs changes this one" },
+            Scenario { name: "once", summary: "as `forgets`, in the first run of a process only" },
         ],
         mistakes: &[
             Mistake::None,
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             Mistake::Panics,
             Mistake::NeverAnswers,
             Mistake::RemembersOtherRuns,
+            Mistake::ForgetsOnce,
         ],
     }])
 }
