@@ -1,5 +1,7 @@
 //! `power` over a workspace of one file, in which mistakes are planted that it must find, miss or refuse.
 
+#![expect(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
+
 use std::fs;
 
 use rstest::rstest;

@@ -1,5 +1,7 @@
 //! Starts the example commands as a user would: a process, a directory of its own, arguments, what it said.
 
+#![expect(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
