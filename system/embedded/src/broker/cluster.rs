@@ -155,6 +155,11 @@ impl Cluster {
         self.partitions[self.find(partition)?].leader
     }
 
+    /// Whether a broker runs.
+    pub fn is_up(&self, node: Node) -> bool {
+        self.topology.is_alive(node)
+    }
+
     /// The in-sync replicas of a partition, in no particular order; empty if it does not exist.
     pub fn in_sync(&self, partition: &Partition) -> Vec<Node> {
         self.find(partition)

@@ -1,0 +1,225 @@
+//! B9, B11–B14: what a producer knows of its records, and the order it keeps.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use rstest::rstest;
+use stormglass_runtime::{Cause, Failure, Reason};
+use tokio::time::sleep;
+
+use super::sut::*;
+
+const BRIEF: Tuning = Tuning {
+    delivery_timeout: Duration::from_secs(5),
+    max_poll_interval: LONG,
+    revocation_grace: SESSION,
+    queue_records: 1_000,
+    reset: stormglass_embedded::broker::OffsetReset::Earliest,
+};
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b9_what_never_left_is_not_done(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, faults) = sut.client(BRIEF);
+    Faults::set(&faults.mute, true);
+    assert_eq!(publish(&client, "k", "lost").await, Err(Failure::NotDone(Cause::Disconnected)));
+    Faults::set(&faults.mute, false);
+    publish(&client, "k", "next").await.unwrap();
+    assert_eq!(values(&*sut).await, ["next"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b9_without_an_answer_the_outcome_is_unknown(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, faults) = sut.client(BRIEF);
+    publish(&client, "k", "first").await.unwrap();
+    Faults::set(&faults.deaf, true);
+    assert!(matches!(publish(&client, "k", "unheard").await, Err(Failure::Unknown(_))));
+    Faults::set(&faults.deaf, false);
+    publish(&client, "k", "next").await.unwrap();
+    assert_eq!(values(&*sut).await, ["first", "unheard", "next"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b9_a_doubt_is_not_forgotten_over_a_later_refusal(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, faults) = sut.client(BRIEF);
+    publish(&client, "k", "first").await.unwrap();
+    // The first attempt is taken and not heard of; all later ones are refused, since nobody can be reached.
+    faults.lose_acks.store(1, Ordering::SeqCst);
+    let (result, ()) = tokio::join!(publish(&client, "k", "taken"), async {
+        sleep(Duration::from_millis(50)).await;
+        Faults::set(&faults.mute, true);
+    });
+    assert!(matches!(result, Err(Failure::Unknown(_))));
+    assert_eq!(values(&*sut).await, ["first", "taken"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b11_a_retry_after_a_lost_ack_leaves_one_copy(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, faults) = sut.client(Tuning::default());
+    for i in 0..8 {
+        faults.lose_acks.store(i % 3, Ordering::SeqCst);
+        assert_eq!(publish(&client, "k", &i.to_string()).await.unwrap().offset, i64::try_from(i).unwrap());
+    }
+    assert_eq!(values(&*sut).await, ["0", "1", "2", "3", "4", "5", "6", "7"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b11_a_restarted_producer_is_a_new_one_and_leaves_two(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let ((before, _), (after, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
+    publish(&before, "k", "twice").await.unwrap();
+    publish(&after, "k", "twice").await.unwrap();
+    assert_eq!(values(&*sut).await, ["twice", "twice"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b11_a_retry_at_the_next_leader_leaves_one_copy(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, faults) = sut.client(Tuning::default());
+    publish(&client, "k", "first").await.unwrap();
+    let leader = sut.leader(&partition(0)).await.unwrap();
+    faults.lose_acks.store(1, Ordering::SeqCst);
+    let (result, ()) = tokio::join!(publish(&client, "k", "once"), async {
+        sleep(Duration::from_millis(5)).await;
+        sut.kill(leader).await;
+    });
+    assert_eq!(result.unwrap().offset, 1);
+    assert_ne!(sut.leader(&partition(0)).await, Some(leader));
+    assert_eq!(values(&*sut).await, ["first", "once"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_arrives_late_lands_before_what_was_published_after_it_or_never(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, faults) = sut.client(BRIEF);
+    publish(&client, "k", "first").await.unwrap();
+    Faults::set(&faults.hold, true);
+    assert!(matches!(publish(&client, "k", "late").await, Err(Failure::Unknown(_))));
+    Faults::set(&faults.hold, false);
+    // The connection of the held request was given up, so the next publish connects anew, and what was held arrives
+    // just before it; then once more, behind it.
+    publish(&client, "k", "second").await.unwrap();
+    let read = values(&*sut).await;
+    assert!(read == ["first", "late", "second"] || read == ["first", "second"], "{read:?}");
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_arrives_behind_a_later_epoch_is_fenced(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, faults) = sut.client(BRIEF);
+    publish(&client, "k", "first").await.unwrap();
+    Faults::set(&faults.hold, true);
+    assert!(matches!(publish(&client, "k", "late").await, Err(Failure::Unknown(_))));
+    // Other requests connect while produce requests are still held, so the connection is there already.
+    assert!(client.watermarks(&partition(0)).await.is_ok());
+    Faults::set(&faults.hold, false);
+    publish(&client, "k", "second").await.unwrap();
+    // The next new connection brings what was held.
+    faults.lose_acks.store(1, Ordering::SeqCst);
+    publish(&client, "k", "third").await.unwrap();
+    assert_eq!(values(&*sut).await, ["first", "second", "third"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b12_a_record_that_expires_leaves_a_gap(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, faults) = sut.client(BRIEF);
+    publish(&client, "k", "1").await.unwrap();
+    faults.lose_acks.store(0, Ordering::SeqCst);
+    for node in 0..3 {
+        sut.kill(node).await;
+    }
+    assert!(publish(&client, "k", "2").await.is_err());
+    for node in 0..3 {
+        sut.start(node).await;
+    }
+    publish(&client, "k", "3").await.unwrap();
+    assert_eq!(values(&*sut).await, ["1", "3"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b13_a_full_queue_refuses(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, _) = sut.client(Tuning { queue_records: 3, ..Tuning::default() });
+    let records = (0..5).map(|i| record(&i.to_string(), &i.to_string())).collect();
+    let results = client.publish(records).await;
+    assert!(results[..3].iter().all(Result::is_ok));
+    assert_eq!(results[3..], [Err(Failure::NotDone(Cause::Busy)), Err(Failure::NotDone(Cause::Busy))]);
+    assert!(publish(&client, "k", "room again").await.is_ok());
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn b14_a_record_too_large_is_rejected_by_client_and_broker(#[case] kind: Kind) {
+    let sut = kind.start(Setup { max_record_bytes: 100, ..Setup::default() }).await;
+    let (client, _) = sut.client(Tuning::default());
+    let large = "x".repeat(200);
+    let results =
+        client.publish(vec![record("a", "1"), record("b", &large), record("b", "2"), record("c", "3")]).await;
+    assert!(results[0].is_ok() && results[3].is_ok());
+    assert_eq!(results[1], Err(Failure::Rejected(Reason::TooLarge { bytes: 201, limit: 100 })));
+    assert_eq!(results[2], Err(Failure::NotDone(Cause::Predecessor)));
+    let huge = "x".repeat(1_000_001);
+    assert!(matches!(publish(&client, "k", &huge).await, Err(Failure::Rejected(Reason::TooLarge { .. }))));
+    assert_eq!(values(&*sut).await, ["1", "3"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn records_behind_a_failed_one_of_their_key_are_not_sent(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, _) = sut.client(Tuning::default());
+    let huge = "x".repeat(1_000_001);
+    let records =
+        vec![record("k", "1"), record("k", &huge), record("k", "2"), record("other", "3"), record("k", "4")];
+    let results = client.publish(records).await;
+    let predecessor = Err(Failure::NotDone(Cause::Predecessor));
+    assert!(results[0].is_ok() && results[3].is_ok());
+    assert!(matches!(results[1], Err(Failure::Rejected(_))));
+    assert_eq!((&results[2], &results[4]), (&predecessor, &predecessor));
+    assert_eq!(values(&*sut).await, ["1", "3"]);
+}
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn a_dropped_publish_does_not_disturb_the_next(#[case] kind: Kind) {
+    let sut = kind.start(Setup::default()).await;
+    let (client, _) = sut.client(Tuning::default());
+    for i in 0..20u64 {
+        let wait = Duration::from_micros(400 * i);
+        tokio::time::timeout(wait, publish(&client, "k", &format!("dropped {i}"))).await.ok();
+        publish(&client, "k", &i.to_string()).await.unwrap();
+    }
+    let read = values(&*sut).await;
+    let kept: Vec<&String> = read.iter().filter(|value| !value.starts_with("dropped")).collect();
+    assert_eq!(kept, (0..20).map(|i| i.to_string()).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+    let mut unique = read.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), read.len(), "{read:?}");
+}

@@ -1,0 +1,448 @@
+//! The system under test: a cluster, clients of it, and the operator's hands.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use stormglass_embedded::{
+    broker::{
+        Acks, Client, ClientConfig, Cluster, ClusterConfig, Embedded, ErrorCode, Membership, OffsetReset,
+        Produce, Request, Response, TopicConfig,
+    },
+    machine::{Node, Server},
+    transport::{Link, Local, TokioClock, Transport, Unreachable},
+};
+use stormglass_runtime::{
+    Broker, Clock, Consumer, ConsumerName, Delivered, Delivery, Failure, Headers, Offset, Partition,
+    Position, Producer, Record, Timestamp, Topic,
+};
+use tokio::time::{sleep, timeout};
+
+/// Which adapter a case runs on.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// The state machine in this process.
+    Embedded,
+}
+
+/// How the cluster is installed, where a case needs it other than usual.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub partitions: u32,
+    pub gap_every: u64,
+    pub max_record_bytes: usize,
+    pub unclean: bool,
+    pub offsets_retention: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let offsets_retention = Duration::from_secs(3600);
+        Self { partitions: 1, gap_every: 0, max_record_bytes: 1 << 20, unclean: false, offsets_retention }
+    }
+}
+
+/// How a client is set, where a case needs it other than usual.
+#[derive(Clone, Copy)]
+pub struct Tuning {
+    pub delivery_timeout: Duration,
+    pub max_poll_interval: Duration,
+    pub revocation_grace: Duration,
+    pub queue_records: usize,
+    pub reset: OffsetReset,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            delivery_timeout: Duration::from_secs(12),
+            max_poll_interval: Duration::from_secs(30),
+            revocation_grace: Duration::from_secs(3),
+            queue_records: 1_000,
+            reset: OffsetReset::Earliest,
+        }
+    }
+}
+
+pub const SESSION: Duration = Duration::from_millis(4_500);
+/// Longer than any election, rebalance or session here.
+pub const LONG: Duration = Duration::from_secs(60);
+
+pub trait Kafka: Broker + Producer {}
+impl<T: Broker + Producer> Kafka for T {}
+
+/// A cluster with one topic, and the faults that a case needs.
+#[async_trait]
+pub trait Sut: Send + Sync {
+    /// A client process, and what can go wrong on its way to the brokers.
+    fn client(&self, tuning: Tuning) -> (Arc<dyn Kafka>, Arc<Faults>);
+    async fn leader(&self, partition: &Partition) -> Option<Node>;
+    async fn coordinator(&self, group: &ConsumerName) -> Option<Node>;
+    async fn kill(&self, node: Node);
+    async fn start(&self, node: Node);
+    /// Cuts a broker from the other brokers; clients still reach it.
+    async fn cut_from_peers(&self, node: Node);
+    async fn heal(&self);
+    async fn delete_records(&self, partition: &Partition, before: Offset);
+    async fn produce_acks_leader(&self, partition: &Partition, value: &str) -> Result<Offset, ErrorCode>;
+    /// Commits as an operator's tool would, with any identity.
+    async fn commit_as(&self, who: Membership, position: Position) -> Result<(), ErrorCode>;
+    async fn committed(&self, group: &ConsumerName, partition: &Partition) -> Option<Offset>;
+    /// The next fetch of the partition goes back by so many records.
+    async fn redeliver(&self, partition: &Partition, records: usize);
+    async fn redelivered(&self) -> u64;
+}
+
+impl Kind {
+    pub async fn start(self, setup: Setup) -> Box<dyn Sut> {
+        match self {
+            Kind::Embedded => Box::new(InProcess::start(setup)),
+        }
+    }
+}
+
+/// What can go wrong between one client and the brokers.
+#[derive(Default)]
+pub struct Faults {
+    /// No answer comes back while set.
+    pub deaf: AtomicBool,
+    /// No request arrives while set; it is lost.
+    pub mute: AtomicBool,
+    /// So many answers to produce requests are lost.
+    pub lose_acks: AtomicU64,
+    /// While set, produce requests are held back instead of delivered.
+    pub hold: AtomicBool,
+    held: Mutex<Vec<(Node, Request)>>,
+}
+
+impl Faults {
+    pub fn set(flag: &AtomicBool, to: bool) {
+        flag.store(to, Ordering::SeqCst);
+    }
+}
+
+struct InProcess {
+    embedded: Embedded,
+    clock: Arc<dyn Clock>,
+    calls: AtomicU64,
+}
+
+impl InProcess {
+    fn start(setup: Setup) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp(1_700_000_000_000_000)));
+        let topic = TopicConfig {
+            max_record_bytes: setup.max_record_bytes,
+            ..TopicConfig::new("orders", setup.partitions)
+        };
+        let config = ClusterConfig {
+            gap_every: setup.gap_every,
+            unclean_leader_election: setup.unclean,
+            ..ClusterConfig::new(vec![topic]).scaled_down(10)
+        };
+        let config = ClusterConfig { offsets_retention: setup.offsets_retention, ..config };
+        Self { embedded: Embedded::start(config, Arc::clone(&clock)), clock, calls: AtomicU64::new(0) }
+    }
+
+    async fn ask(&self, node: Node, request: Request) -> Response {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let link =
+            Local::new(self.embedded.server.clone(), 3, Arc::clone(&self.clock)).connect(node).await.unwrap();
+        link.request(request).await.unwrap_or(Response::Failed(ErrorCode::CoordinatorNotAvailable))
+    }
+}
+
+#[async_trait]
+impl Sut for InProcess {
+    fn client(&self, tuning: Tuning) -> (Arc<dyn Kafka>, Arc<Faults>) {
+        let faults = Arc::new(Faults::default());
+        let server = self.embedded.server.clone();
+        let local = Local::new(server.clone(), 3, Arc::clone(&self.clock));
+        let transport = Faulty { local: Arc::new(local), server, faults: Arc::clone(&faults) };
+        let config = ClientConfig {
+            delivery_timeout: tuning.delivery_timeout,
+            max_poll_interval: tuning.max_poll_interval,
+            revocation_grace: tuning.revocation_grace,
+            queue_records: tuning.queue_records,
+            offset_reset: tuning.reset,
+            rebalance_timeout: Duration::from_secs(6),
+            ..ClientConfig::new("test").scaled_down(10)
+        };
+        (Arc::new(Client::new(Arc::new(transport), config)), faults)
+    }
+
+    async fn leader(&self, partition: &Partition) -> Option<Node> {
+        self.embedded.server.with(|cluster| cluster.leader(partition))
+    }
+
+    async fn coordinator(&self, group: &ConsumerName) -> Option<Node> {
+        self.embedded.server.with(|cluster| cluster.coordinator(group))
+    }
+
+    async fn kill(&self, node: Node) {
+        self.embedded.server.affect(|cluster| cluster.crash(self.clock.now(), node));
+    }
+
+    async fn start(&self, node: Node) {
+        self.embedded.server.affect(|cluster| cluster.restart(self.clock.now(), node));
+    }
+
+    async fn cut_from_peers(&self, node: Node) {
+        for peer in (0..3).filter(|&peer| peer != node) {
+            self.embedded.server.affect(|cluster| cluster.cut(self.clock.now(), node, peer));
+        }
+    }
+
+    async fn heal(&self) {
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            self.embedded.server.affect(|cluster| cluster.heal(self.clock.now(), a, b));
+        }
+    }
+
+    async fn delete_records(&self, partition: &Partition, before: Offset) {
+        self.embedded.server.affect(|cluster| cluster.trim(self.clock.now(), partition, before));
+    }
+
+    async fn produce_acks_leader(&self, partition: &Partition, value: &str) -> Result<Offset, ErrorCode> {
+        let produce = Produce {
+            partition: partition.clone(),
+            acks: Acks::Leader,
+            stamp: None,
+            records: vec![Arc::new(record("acks=1", value))],
+            timeout: Duration::from_secs(1),
+        };
+        let leader = self.leader(partition).await.unwrap();
+        match self.ask(leader, Request::Produce(produce)).await {
+            Response::Produced(offset) => Ok(offset),
+            Response::Failed(code) => Err(code),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn commit_as(&self, who: Membership, position: Position) -> Result<(), ErrorCode> {
+        let node = self.coordinator(&who.group).await.unwrap();
+        match self.ask(node, Request::CommitOffsets(who, vec![position])).await {
+            Response::Done => Ok(()),
+            Response::Failed(code) => Err(code),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn committed(&self, group: &ConsumerName, partition: &Partition) -> Option<Offset> {
+        let node = self.coordinator(group).await.unwrap();
+        match self.ask(node, Request::FetchOffsets(group.clone(), vec![partition.clone()])).await {
+            Response::Offsets(offsets) => offsets[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn redeliver(&self, partition: &Partition, records: usize) {
+        self.embedded.server.affect(|cluster| cluster.redeliver(self.clock.now(), partition, records));
+    }
+
+    async fn redelivered(&self) -> u64 {
+        self.embedded.server.with(|cluster| cluster.redelivered())
+    }
+}
+
+/// The way of one client to the brokers, with [`Faults`] on it. A broker that is down refuses connections.
+struct Faulty {
+    local: Arc<Local<Cluster>>,
+    server: Server<Cluster>,
+    faults: Arc<Faults>,
+}
+
+struct FaultyLink {
+    node: Node,
+    link: Box<dyn Link<Request, Response>>,
+    faults: Arc<Faults>,
+}
+
+#[async_trait]
+impl Transport<Request, Response> for Faulty {
+    async fn connect(&self, node: Node) -> Result<Box<dyn Link<Request, Response>>, Unreachable> {
+        if !self.server.with(|cluster| cluster.is_up(node)) || self.faults.mute.load(Ordering::SeqCst) {
+            return Err(Unreachable);
+        }
+        // What was held back arrives late, on whatever connection comes next.
+        if !self.faults.hold.load(Ordering::SeqCst) {
+            self.faults.deliver_held(&self.local).await;
+        }
+        let link = self.local.connect(node).await?;
+        Ok(Box::new(FaultyLink { node, link, faults: Arc::clone(&self.faults) }))
+    }
+
+    fn nodes(&self) -> usize {
+        self.local.nodes()
+    }
+}
+
+impl Faults {
+    async fn deliver_held(&self, local: &Local<Cluster>) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        for (node, request) in held {
+            let link = local.connect(node).await.unwrap();
+            // The answer reaches nobody: the client gave up long ago.
+            timeout(Duration::from_millis(100), link.request(request)).await.ok();
+        }
+    }
+}
+
+#[async_trait]
+impl Link<Request, Response> for FaultyLink {
+    async fn request(&self, request: Request) -> Result<Response, Unreachable> {
+        let produce = matches!(request, Request::Produce(_));
+        if produce && self.faults.hold.load(Ordering::SeqCst) {
+            self.faults.held.lock().unwrap().push((self.node, request));
+            return std::future::pending().await;
+        }
+        if self.faults.mute.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
+        let response = self.link.request(request).await;
+        if self.faults.deaf.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
+        let lose = |left: u64| left.checked_sub(1);
+        if produce && self.faults.lose_acks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose).is_ok() {
+            return Err(Unreachable);
+        }
+        response
+    }
+}
+
+pub fn topic() -> Topic {
+    Topic::from("orders")
+}
+
+pub fn partition(index: u32) -> Partition {
+    Partition::new(&topic(), index)
+}
+
+pub fn group() -> ConsumerName {
+    ConsumerName::from("payments")
+}
+
+pub fn record(key: &str, value: &str) -> Record {
+    Record {
+        topic: topic(),
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
+        headers: Headers::default(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+    }
+}
+
+pub async fn publish(client: &Arc<dyn Kafka>, key: &str, value: &str) -> Result<Position, Failure> {
+    client.publish(vec![record(key, value)]).await.remove(0)
+}
+
+/// What a group of its own reads, from `from` on, until nothing comes for two seconds.
+pub async fn read_all(sut: &dyn Sut, from: Offset) -> BTreeMap<Partition, Vec<(Offset, String)>> {
+    static READERS: AtomicU64 = AtomicU64::new(0);
+    let name = format!("reader-{}", READERS.fetch_add(1, Ordering::SeqCst));
+    let (client, _) = sut.client(Tuning::default());
+    let mut member = Member::join_as(&client, &ConsumerName::from(name.as_str())).await;
+    member.from = from;
+    member.run(Duration::from_secs(8)).await;
+    let mut read: BTreeMap<Partition, Vec<(Offset, String)>> = BTreeMap::new();
+    for (at, value) in member.seen.drain(..) {
+        read.entry(at.partition).or_default().push((at.offset, value));
+    }
+    member.consumer.close().await;
+    read
+}
+
+pub async fn values(sut: &dyn Sut) -> Vec<String> {
+    let read = read_all(sut, 0).await;
+    read.into_values().flatten().map(|(_, value)| value).collect()
+}
+
+/// A consumer and what happened to it.
+pub struct Member {
+    pub consumer: Box<dyn Consumer>,
+    pub owned: Vec<Partition>,
+    pub seen: Vec<(Position, String)>,
+    pub revoked: Vec<Partition>,
+    pub lost: Vec<Partition>,
+    pub from: Offset,
+}
+
+impl Member {
+    pub async fn join(client: &Arc<dyn Kafka>) -> Self {
+        Self::join_as(client, &group()).await
+    }
+
+    pub async fn join_as(client: &Arc<dyn Kafka>, group: &ConsumerName) -> Self {
+        let consumer = client.subscribe(group, &[topic()]).await.unwrap();
+        Self { consumer, owned: vec![], seen: vec![], revoked: vec![], lost: vec![], from: 0 }
+    }
+
+    /// Polls for `time`.
+    pub async fn run(&mut self, time: Duration) {
+        timeout(time, async {
+            loop {
+                self.step().await;
+            }
+        })
+        .await
+        .ok();
+    }
+
+    /// Polls until `enough` says so; fails after [`LONG`].
+    #[track_caller]
+    pub fn until<'a>(&'a mut self, enough: impl Fn(&Self) -> bool + 'a) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let reached = timeout(LONG, async {
+                while !enough(self) {
+                    self.step().await;
+                }
+            });
+            if reached.await.is_err() {
+                panic!("not reached at {caller}: owned {:?}, seen {:?}", self.owned, self.seen);
+            }
+        }
+    }
+
+    pub async fn step(&mut self) {
+        match self.consumer.next().await {
+            Ok(delivery) => self.take(delivery),
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+
+    pub fn take(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Records(records) => {
+                for Delivered { at, record } in records {
+                    self.seen.push((at, String::from_utf8(record.value.to_vec()).unwrap()));
+                }
+            }
+            Delivery::Assigned(assignments) => {
+                for assignment in assignments {
+                    self.consumer.seek(assignment.partition.at(self.from));
+                    self.owned.push(assignment.partition);
+                }
+                self.owned.sort();
+            }
+            Delivery::Revoking(partitions, _token) => {
+                self.owned.retain(|owned| !partitions.contains(owned));
+                self.revoked.extend(partitions);
+            }
+            Delivery::Lost(partitions) => {
+                self.owned.retain(|owned| !partitions.contains(owned));
+                self.lost.extend(partitions);
+            }
+        }
+    }
+
+    pub fn values(&self) -> Vec<&str> {
+        self.seen.iter().map(|(_, value)| value.as_str()).collect()
+    }
+}
