@@ -1,0 +1,16 @@
+//! What the order backend promises, each module one part of it: values and keys, the deciders one by one, the four of
+//! them together under random delivery, the gateway, and the files that are generated from or repeat the code.
+//!
+//! Left out: the runtime that drives the services; `tests/` and the storm hold both together.
+
+#![expect(clippy::expect_used, reason = "the helpers of a test fail the test")]
+
+mod bus;
+mod inventory;
+mod ledger;
+mod notifications;
+mod orders;
+mod payments;
+mod saga;
+mod table;
+mod world;
