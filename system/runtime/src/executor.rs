@@ -104,6 +104,12 @@ impl<S: Service> Executor<S> {
 
     async fn turn(&mut self, drain: &CancellationToken) -> Turn<S> {
         let wake = self.wake();
+        let starved = self.is_starved();
+        let wanted = match self.allowance() {
+            Allowance::Probe => self.shared.config.act_concurrency,
+            Allowance::All | Allowance::Nothing => 1,
+        };
+        let room = Arc::clone(&self.desk.room);
         tokio::select! {
             biased;
             () = drain.cancelled(), if !self.draining => Turn::Drain,
@@ -111,6 +117,7 @@ impl<S: Service> Executor<S> {
             settled = pending(&mut self.settling) => Turn::Settled(settled),
             claimed = pending(&mut self.claiming) => Turn::Claimed(claimed),
             Some(finished) = self.calling.next() => Turn::Finished(finished),
+            _ = room.acquire_many(wanted), if starved => Turn::Woken,
             () = until(wake) => Turn::Woken,
         }
     }
@@ -121,10 +128,15 @@ impl<S: Service> Executor<S> {
         let claim = match self.allowance() {
             _ if self.draining || self.claiming.is_some() => None,
             Allowance::Nothing => self.circuit.reopens(),
-            Allowance::All | Allowance::Probe if self.places() > 0 => Some(self.next_claim),
-            Allowance::All | Allowance::Probe => None,
+            Allowance::All | Allowance::Probe => Some(self.next_claim).filter(|_| !self.is_starved()),
         };
         settle.into_iter().chain(claim).min()
+    }
+
+    /// Whether a claim is due that has no place. Lanes free places without a word, so these are waited for.
+    fn is_starved(&mut self) -> bool {
+        let wants = !self.draining && self.claiming.is_none() && self.next_claim <= Instant::now();
+        wants && self.allowance() != Allowance::Nothing && self.places() == 0
     }
 
     fn is_idle(&self) -> bool {

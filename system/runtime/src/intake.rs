@@ -338,8 +338,12 @@ impl<S: Service> Intake<S> {
         if positions.is_empty() {
             return;
         }
-        if let Err(failure) = self.consumer.report(positions).await {
-            debug!(%failure, "offsets were not reported");
+        // No longer than this: partitions whose brokers do answer must not wait for a coordinator that does not.
+        let patience = ms(self.shared.config.report_interval_ms);
+        match tokio::time::timeout(patience, self.consumer.report(positions)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => debug!(%failure, "offsets were not reported"),
+            Err(_) => debug!("offsets were not reported in time"),
         }
     }
 

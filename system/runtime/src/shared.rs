@@ -104,11 +104,12 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    /// Takes up to `wanted` places; none while the circuit is open.
+    /// Takes up to `wanted` places, but leaves half of those that are free to others; none while the circuit is open.
     pub fn reserve(&self, wanted: usize) -> Vec<OwnedSemaphorePermit> {
         if !self.open.load(Ordering::Acquire) {
             return Vec::new();
         }
+        let wanted = wanted.min(self.room.available_permits().div_ceil(2));
         (0..wanted).map_while(|_| Arc::clone(&self.room).try_acquire_owned().ok()).collect()
     }
 
