@@ -25,14 +25,23 @@ pub(super) enum Wait {
 pub(super) struct Locks {
     rows: BTreeMap<RowKey, Lock>,
     held: BTreeMap<Connection, Vec<RowKey>>,
-    ends: BTreeMap<Connection, Vec<Connection>>,
+    ends: BTreeMap<Connection, Vec<Waiter>>,
+    /// How many waits there have been.
+    waits: u64,
+}
+
+/// A session in a queue, ordered by when it began to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Waiter {
+    number: u64,
+    session: Connection,
 }
 
 #[derive(Debug)]
 struct Lock {
     holder: Connection,
     written: bool,
-    queue: VecDeque<Connection>,
+    queue: VecDeque<Waiter>,
 }
 
 impl Locks {
@@ -64,13 +73,15 @@ impl Locks {
 
     /// Puts `me` at the end of the queue.
     pub(super) fn enqueue(&mut self, me: Connection, wait: &Wait) {
+        self.waits += 1;
+        let waiter = Waiter { number: self.waits, session: me };
         match wait {
             Wait::Row(key) => {
                 if let Some(lock) = self.rows.get_mut(key) {
-                    lock.queue.push_back(me);
+                    lock.queue.push_back(waiter);
                 }
             }
-            Wait::End(other) => self.ends.entry(*other).or_default().push(me),
+            Wait::End(other) => self.ends.entry(*other).or_default().push(waiter),
         }
     }
 
@@ -79,12 +90,12 @@ impl Locks {
         match wait {
             Wait::Row(key) => {
                 if let Some(lock) = self.rows.get_mut(key) {
-                    lock.queue.retain(|waiter| *waiter != me);
+                    lock.queue.retain(|waiter| waiter.session != me);
                 }
             }
             Wait::End(other) => {
                 if let Some(waiters) = self.ends.get_mut(other) {
-                    waiters.retain(|waiter| *waiter != me);
+                    waiters.retain(|waiter| waiter.session != me);
                 }
             }
         }
@@ -103,15 +114,17 @@ impl Locks {
         if let Some(held) = self.held.get_mut(&me) {
             held.retain(|other| other != key);
         }
-        self.pass_on(key)
+        self.pass_on(key).map(|next| next.session)
     }
 
-    /// The transaction of `me` has ended: every row passes to its next waiter. Returns who can go on, in order.
+    /// The transaction of `me` has ended: every row passes to its next waiter. Returns who can go on, those who have
+    /// waited longest first.
     pub(super) fn finish(&mut self, me: Connection) -> Vec<Connection> {
         let held = self.held.remove(&me).unwrap_or_default();
         let mut woken: Vec<_> = held.iter().filter_map(|key| self.pass_on(key)).collect();
         woken.extend(self.ends.remove(&me).unwrap_or_default());
-        woken
+        woken.sort_unstable();
+        woken.into_iter().map(|waiter| waiter.session).collect()
     }
 
     /// How many rows are locked.
@@ -119,13 +132,13 @@ impl Locks {
         self.rows.len()
     }
 
-    fn pass_on(&mut self, key: &RowKey) -> Option<Connection> {
+    fn pass_on(&mut self, key: &RowKey) -> Option<Waiter> {
         let lock = self.rows.get_mut(key)?;
         match lock.queue.pop_front() {
             Some(next) => {
-                lock.holder = next;
+                lock.holder = next.session;
                 lock.written = false;
-                self.held.entry(next).or_default().push(key.clone());
+                self.held.entry(next.session).or_default().push(key.clone());
                 Some(next)
             }
             None => {

@@ -68,18 +68,18 @@ impl Pool {
             Target::Node(node) => vec![node],
             Target::Primary => (0..nodes).map(|step| (first + step) % nodes).collect(),
         };
-        let mut worst = Cause::Disconnected;
+        let mut worst = None;
         for node in candidates {
             match open(&self.transport, &self.config, node).await {
                 Ok((connection, role)) if role == Role::Primary || self.config.target != Target::Primary => {
                     self.hint.store(node, Ordering::Relaxed);
                     return Ok(connection);
                 }
-                Ok(_) => worst = worst.max(Cause::ReadOnly),
-                Err(cause) => worst = worst.max(cause),
+                Ok(_) => {}
+                Err(cause) => worst = worst.max(Some(cause)),
             }
         }
-        Err(worst)
+        Err(worst.unwrap_or(Cause::ReadOnly))
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {

@@ -1,7 +1,7 @@
 //! One transaction of a client.
 
 use async_trait::async_trait;
-use stormglass_runtime::{Answer, Cause, Failure, RowSet, Session, Statement};
+use stormglass_runtime::{Answer, Cause, Failure, Image, RowSet, Session, Statement};
 
 use super::{images, pool::Pooled};
 use crate::database::request::{Request, Response, Transaction};
@@ -10,18 +10,20 @@ use crate::database::request::{Request, Response, Transaction};
 pub(super) struct ClientSession {
     /// `None` once the connection cannot be used any more.
     connection: Option<Pooled>,
-    begun: Begun,
+    progress: Progress,
 }
 
-enum Begun {
+enum Progress {
     /// BEGIN goes with the first statement.
-    NotYet,
-    Yes,
+    NotBegun,
+    Open,
+    /// The server has answered an error: whatever becomes of a COMMIT, nothing is committed (D2).
+    Failed,
 }
 
 impl ClientSession {
     pub(super) fn new(connection: Pooled) -> Self {
-        Self { connection: Some(connection), begun: Begun::NotYet }
+        Self { connection: Some(connection), progress: Progress::NotBegun }
     }
 
     /// Sends a request. Until its answer has arrived the connection belongs to this call alone, so that dropping the
@@ -31,6 +33,18 @@ impl ClientSession {
         let response = connection.request(request).await?;
         self.connection = Some(connection);
         Ok(response)
+    }
+
+    async fn statement(&mut self, statement: Statement<Image>) -> Result<Response, Failure> {
+        let transaction = match self.progress {
+            Progress::NotBegun => Transaction::Begin,
+            Progress::Open | Progress::Failed => Transaction::Continue,
+        };
+        let response = self.request(Request::Execute { transaction, statement }).await;
+        if let Progress::NotBegun = self.progress {
+            self.progress = Progress::Open;
+        }
+        response.map_err(Failure::NotDone)
     }
 
     fn give_back(self) {
@@ -43,29 +57,40 @@ impl ClientSession {
 #[async_trait]
 impl<R: RowSet> Session<R> for ClientSession {
     async fn execute(&mut self, statement: Statement<R>) -> Result<Answer<R>, Failure> {
-        let statement = images::erased(statement)?;
-        let transaction = match std::mem::replace(&mut self.begun, Begun::Yes) {
-            Begun::NotYet => Transaction::Begin,
-            Begun::Yes => Transaction::Continue,
+        let executed = match images::erased(statement) {
+            Ok(statement) => self.statement(statement).await,
+            Err(failure) => Err(failure),
         };
-        let request = Request::Execute { transaction, statement };
-        match self.request(request).await.map_err(Failure::NotDone)? {
-            Response::Answer(answer) => images::answer(answer),
-            Response::Error(error) => Err(error.failure()),
-            _ => Err(Failure::NotDone(Cause::Protocol)),
+        match executed {
+            Ok(Response::Error(error)) => {
+                self.progress = Progress::Failed;
+                Err(error.failure())
+            }
+            Ok(Response::Answer(answer)) => images::answer(answer).inspect_err(|_| self.connection = None),
+            Ok(_) => {
+                self.connection = None;
+                Err(Failure::NotDone(Cause::Protocol))
+            }
+            // The server does not know that this transaction has failed: closing the connection tells it.
+            Err(failure) => {
+                self.connection = None;
+                Err(failure)
+            }
         }
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), Failure> {
-        if self.connection.is_none() {
-            // COMMIT was never sent, and the server rolls back what it has.
-            return Err(Failure::NotDone(Cause::Disconnected));
-        }
-        if let Begun::NotYet = self.begun {
-            self.give_back();
-            return Ok(());
-        }
-        match self.request(Request::Commit).await.map_err(Failure::Unknown)? {
+        let lost: fn(Cause) -> Failure = match self.progress {
+            // COMMIT was never sent, or there is nothing to commit.
+            _ if self.connection.is_none() => return Err(Failure::NotDone(Cause::Disconnected)),
+            Progress::NotBegun => {
+                self.give_back();
+                return Ok(());
+            }
+            Progress::Open => Failure::Unknown,
+            Progress::Failed => Failure::NotDone,
+        };
+        match self.request(Request::Commit).await.map_err(lost)? {
             Response::Committed => {
                 self.give_back();
                 Ok(())
@@ -75,14 +100,14 @@ impl<R: RowSet> Session<R> for ClientSession {
                 Err(Failure::NotDone(Cause::Aborted))
             }
             Response::Error(error) => Err(error.failure()),
-            _ => Err(Failure::Unknown(Cause::Protocol)),
+            _ => Err(lost(Cause::Protocol)),
         }
     }
 
     async fn rollback(mut self: Box<Self>) {
-        match self.begun {
-            Begun::NotYet => self.give_back(),
-            Begun::Yes => {
+        match self.progress {
+            Progress::NotBegun => self.give_back(),
+            Progress::Open | Progress::Failed => {
                 if let Ok(Response::RolledBack) = self.request(Request::Rollback).await {
                     self.give_back();
                 }
