@@ -1,1 +1,6 @@
-//! todo
+//! The order suite: who asks, who is asked, and what must hold.
+
+pub mod client;
+pub mod invariants;
+pub mod notifier;
+pub mod provider;

@@ -1,0 +1,159 @@
+//! I12 `attempt-budget`: attempts are counted durably, stay within the budget, and wait for their time.
+//!
+//! A call whose outcome is unknown is *asked* about after its budget is used up, for as long as that takes; those
+//! claims raise `attempts` too, so for rows with a call the budget is held at the provider's own door: it is the
+//! number of requests that it accepted for one charge or refund.
+
+use std::collections::BTreeMap;
+
+use stormglass_runtime::Pending;
+use uuid::Uuid;
+
+use super::{Commit, Invariant, Queued, Rule, Verdict, Violation, World, log::order_of};
+use crate::provider::{self, Kind};
+
+/// See the module.
+#[derive(Default)]
+pub struct AttemptBudget {
+    requests: BTreeMap<(Uuid, Kind), u32>,
+}
+
+const RULE: Rule = Rule {
+    id: "I12",
+    name: "attempt-budget",
+    statement: "no event is attempted more often than its budget, before it is due, or uncounted",
+};
+
+impl Invariant for AttemptBudget {
+    fn rule(&self) -> Rule {
+        RULE
+    }
+
+    fn committed(&mut self, commit: &Commit, world: &World) -> Verdict {
+        for queued in &commit.queued {
+            let Some(after) = &queued.after else { continue };
+            let found = broken(queued, after, commit, world);
+            let Some((expected, got)) = found else { continue };
+            let subject = format!("{} attempted {}", queued.consumer, after.origin);
+            return Err(Violation::new(RULE, world, subject).expected(expected, got).about(order_of(&after.id.key)));
+        }
+        Ok(())
+    }
+
+    fn provider(&mut self, seen: &provider::Observed, world: &World) -> Verdict {
+        let Some((order, kind)) = seen.request() else { return Ok(()) };
+        let requests = self.requests.entry((order, kind)).or_default();
+        *requests += 1;
+        // A lost suffix takes counted attempts along: they are made again.
+        if *requests <= world.setup.attempts_max || world.lost_suffix {
+            return Ok(());
+        }
+        Err(Violation::new(RULE, world, format!("the provider was asked {requests} times for one {kind:?}"))
+            .expected(format!("at most {} attempts", world.setup.attempts_max), requests.to_string())
+            .about(order))
+    }
+}
+
+/// What is wrong with a change of a queue row, as (expected, got).
+fn broken(queued: &Queued, after: &Pending, commit: &Commit, world: &World) -> Option<(String, String)> {
+    let budget = world.setup.attempts_max;
+    // One claim beyond the budget finds that all attempts ended in crashes, and buries the event.
+    if after.call.is_none() && after.attempts > budget + 1 {
+        return Some((format!("at most {budget} attempts"), after.attempts.to_string()));
+    }
+    let before = queued.before.as_ref()?;
+    let counted = format!("{} after {}", after.attempts, before.attempts);
+    if after.attempts < before.attempts && !may_fall(before, after) {
+        return Some(("attempts that survive".to_owned(), counted));
+    }
+    if after.attempts > before.attempts + 1 {
+        return Some(("attempts counted one by one".to_owned(), counted));
+    }
+    let claimed = after.attempts > before.attempts && after.claim.is_some() && after.claim != before.claim;
+    if claimed && commit.at < before.due {
+        let early = before.due.since(commit.at).as_millis();
+        return Some(("no attempt before the event is due".to_owned(), format!("one {early} ms early")));
+    }
+    if claimed && before.dead_at.is_some() {
+        return Some(("no attempt of a dead letter".to_owned(), "it was claimed".to_owned()));
+    }
+    None
+}
+
+/// A redrive begins anew; a claim that attempted nothing gives its one attempt back, and then has nothing to report.
+fn may_fall(before: &Pending, after: &Pending) -> bool {
+    let redriven = before.dead_at.is_some() && after.dead_at.is_none();
+    let unused = before.claim.is_some()
+        && after.attempts + 1 == before.attempts
+        && after.error == before.error
+        && after.epoch == before.epoch;
+    redriven || unused
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use stormglass_runtime::{Pending, Timestamp};
+    use uuid::Uuid;
+
+    use super::{
+        super::testkit::{Tale, placed},
+        AttemptBudget,
+    };
+
+    fn queued_once() -> Tale {
+        let mut tale = Tale::of(AttemptBudget::default());
+        tale.append(0, placed(1));
+        tale.tx("w").take("payments", 0).queue("payments", 0, 1).commit().unwrap();
+        tale
+    }
+
+    fn claim(row: &mut Pending) {
+        row.attempts += 1;
+        row.claim = Some(Uuid::from_u128(u128::from(row.attempts)));
+    }
+
+    #[test]
+    fn attempts_up_to_the_budget_are_fine() {
+        let mut tale = queued_once();
+        for _ in 0..8 {
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
+    }
+
+    #[rstest]
+    #[case::more_than_the_budget(|row: &mut Pending| { claim(row); claim(row) })]
+    #[case::attempts_forgotten(|row: &mut Pending| row.attempts = 0)]
+    #[case::failure_that_is_not_counted(|row: &mut Pending| { row.attempts -= 1; row.error = Some("again".to_owned()) })]
+    #[case::attempts_jump(|row: &mut Pending| row.attempts += 3)]
+    fn broken_count_is_caught(#[case] change: impl Fn(&mut Pending)) {
+        let mut tale = queued_once();
+        for _ in 0..8 {
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
+        assert_eq!(tale.tx("w").change("payments", 1, change).commit().unwrap_err().invariant, "attempt-budget");
+    }
+
+    #[test]
+    fn claim_before_the_due_time_is_caught() {
+        let mut tale = queued_once();
+        tale.tx("w").change("payments", 1, |row| row.due = Timestamp(i64::MAX)).commit().unwrap();
+        assert!(tale.tx("w").change("payments", 1, claim).commit().unwrap_err().got.contains("early"));
+    }
+
+    #[test]
+    fn claim_of_a_dead_letter_is_caught() {
+        let mut tale = queued_once();
+        tale.tx("w").bury("payments", 1).commit().unwrap();
+        assert!(tale.tx("w").change("payments", 1, claim).commit().is_err());
+    }
+
+    #[test]
+    fn provider_that_is_asked_more_often_than_the_budget_is_caught() {
+        let mut tale = queued_once();
+        for _ in 0..8 {
+            tale.charge(1, 7, 4999).unwrap();
+        }
+        assert!(tale.charge(1, 7, 4999).unwrap_err().subject.contains("asked 9 times"));
+    }
+}

@@ -1,0 +1,218 @@
+//! The judge: hears every witness in order, keeps the world, asks every checker, and tells the story of what broke.
+
+use std::time::Duration;
+
+use stormglass_embedded::{broker, database};
+use stormglass_runtime::{Freshness, Timestamp};
+use uuid::Uuid;
+
+use super::{
+    Commit, EndState, Evidence, Invariant, Setup, Verdict, Violation, World, accepted, accounted, attempts,
+    effects, freshness, key_order, legal, money, notified, outbox, positions, progress, saga, settles, stock, strikes,
+};
+use crate::client;
+
+/// How often, in simulated time, checkers look for what does not happen.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A story has at most so many steps; what lies in between is left out.
+const CHAIN_MAX: usize = 10;
+
+/// Every checker, fresh.
+pub(super) fn checkers() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(accepted::AcceptedOrderKept::default()),
+        Box::new(accepted::UnknownOrderWhole::default()),
+        Box::new(effects::EffectOnce::default()),
+        Box::new(key_order::KeyOrder::default()),
+        Box::new(legal::LegalStates),
+        Box::new(stock::StockConserved),
+        Box::new(money::MoneyBalanced::default()),
+        Box::new(outbox::PublishedIffWritten::default()),
+        Box::new(accounted::Accounted),
+        Box::new(positions::NoEarlyCommit::default()),
+        Box::new(settles::Settles),
+        Box::new(attempts::AttemptBudget::default()),
+        Box::new(freshness::BoundedStaleness::default()),
+        Box::new(progress::Progress::default()),
+        Box::new(saga::SagaEndsOnce),
+        Box::new(strikes::FaultFired),
+        Box::new(notified::NotifiedOnce::default()),
+    ]
+}
+
+/// Holds a run to every invariant.
+pub struct Judge {
+    world: World,
+    checkers: Vec<Box<dyn Invariant>>,
+    commits: Vec<Commit>,
+    posts: Vec<(Timestamp, Uuid)>,
+    ticked: Timestamp,
+}
+
+impl Judge {
+    /// A judge who has heard nothing yet.
+    pub fn new(setup: Setup) -> Self {
+        Self::with(setup, checkers())
+    }
+
+    /// A judge of some invariants only.
+    pub fn with(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Self {
+        let (commits, posts) = (Vec::new(), Vec::new());
+        Judge { world: World::new(setup), checkers, commits, posts, ticked: Timestamp::default() }
+    }
+
+    /// What is known so far.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Takes in one piece of evidence, heard at `at` of simulated wall time. See [`Evidence`] for the order.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub fn observe(&mut self, at: Timestamp, evidence: Evidence) -> Verdict {
+        self.world.now = self.world.now.max(at);
+        let verdict = match evidence {
+            Evidence::Broker(seen) => self.broker(&seen),
+            Evidence::Database(seen) => self.database(seen),
+            Evidence::Provider(seen) => self.ask(|checker, world| checker.provider(&seen, world)),
+            Evidence::Notifier(seen) => self.ask(|checker, world| checker.notifier(&seen, world)),
+            Evidence::Client(seen) => self.client(&seen),
+            Evidence::Strike(strike) => {
+                self.world.strike(&strike);
+                Ok(())
+            }
+        };
+        verdict.map_err(|violation| self.tell(violation))
+    }
+
+    /// Lets time pass; to be called every simulated tick.
+    ///
+    /// # Errors
+    /// An invariant that time itself breaks.
+    pub fn tick(&mut self, now: Timestamp) -> Verdict {
+        self.world.now = self.world.now.max(now);
+        if self.world.now.since(self.ticked) < TICK {
+            return Ok(());
+        }
+        self.ticked = self.world.now;
+        let verdict = self.ask(|checker, world| checker.tick(world));
+        verdict.map_err(|violation| self.tell(violation))
+    }
+
+    /// What still keeps the system from rest; `None` if nothing does. The calm ends then. It looks at every order, so
+    /// ask every few dozen simulated milliseconds, not every tick.
+    pub fn unsettled(&self) -> Option<String> {
+        settles::unsettled(&self.world).map(|(what, _)| what)
+    }
+
+    /// The run is over.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold at the end.
+    pub fn at_end(&mut self, end: &EndState) -> Verdict {
+        let verdict = self.ask(|checker, world| checker.at_end(end, world));
+        verdict.map_err(|violation| self.tell(violation))
+    }
+
+    fn ask(&mut self, mut question: impl FnMut(&mut dyn Invariant, &World) -> Verdict) -> Verdict {
+        let world = &self.world;
+        self.checkers.iter_mut().try_for_each(|checker| question(checker.as_mut(), world))
+    }
+
+    fn broker(&mut self, seen: &broker::Observed) -> Verdict {
+        self.world.log.apply(seen);
+        self.ask(|checker, world| checker.broker(seen, world))
+    }
+
+    fn client(&mut self, seen: &client::Observed) -> Verdict {
+        if let client::Observed::Answered { at, answer: client::Answer::Accepted { order }, .. } = seen {
+            self.posts.push((*at, *order));
+        }
+        self.ask(|checker, world| checker.client(seen, world))
+    }
+
+    fn database(&mut self, seen: database::Observed) -> Verdict {
+        match seen {
+            database::Observed::Committed { at, lsn, session, changes } => {
+                let commit = Commit::sort((at, lsn, session), changes, &self.world.log, &self.world.tables);
+                self.world.tables.apply(&commit);
+                let verdict = self.ask(|checker, world| checker.committed(&commit, world));
+                self.commits.push(commit);
+                verdict
+            }
+            database::Observed::LostSuffix { lsn, .. } => self.lose(lsn),
+            database::Observed::Read { .. } => self.ask(|checker, world| checker.database_read(&seen, world)),
+        }
+    }
+
+    /// Takes back what the database lost, and shows the survivors to everyone again.
+    fn lose(&mut self, survived: Freshness) -> Verdict {
+        // A promotion goes on counting where the survivors ended, so the number alone tells.
+        let kept = self.commits.iter().filter(|commit| commit.lsn.lsn <= survived.lsn).count();
+        self.world.lost_suffix |= kept < self.commits.len();
+        self.commits.retain(|commit| commit.lsn.lsn <= survived.lsn);
+        self.world.tables = Default::default();
+        self.checkers.iter_mut().for_each(|checker| checker.rewind());
+        for commit in &self.commits {
+            self.world.tables.apply(commit);
+            for checker in &mut self.checkers {
+                checker.committed(commit, &self.world)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, mut violation: Violation) -> Violation {
+        if let Some(order) = violation.order {
+            violation.chain = self.story(order, violation.at);
+        }
+        violation
+    }
+
+    /// What the witnesses say of an order, in the order of time, with the strikes in between.
+    fn story(&self, order: Uuid, until: Timestamp) -> Vec<String> {
+        let mut steps: Vec<(Timestamp, String)> = Vec::new();
+        let posts = self.posts.iter().filter(|(_, posted)| *posted == order);
+        steps.extend(posts.map(|(at, _)| (*at, "POST /v1/orders → 202".to_owned())));
+        let story = self.world.log.story(order).iter();
+        steps.extend(story.map(|record| (record.appended, record.name())));
+        for commit in &self.commits {
+            steps.extend(tell_commit(commit, order).into_iter().map(|step| (commit.at, step)));
+        }
+        let first = steps.iter().map(|(at, _)| *at).min().unwrap_or(until);
+        let struck = self.world.strikes.iter().filter(|(at, _)| *at >= first && *at <= until);
+        let mut last = None;
+        for (at, class) in struck {
+            if last.replace(*class) != Some(*class) {
+                steps.push((*at, format!("[{} {class:?}]", class.id())));
+            }
+        }
+        steps.sort_by_key(|(at, _)| *at);
+        shorten(steps.into_iter().map(|(_, step)| step).collect())
+    }
+}
+
+fn tell_commit(commit: &Commit, order: Uuid) -> Vec<String> {
+    let mut steps = Vec::new();
+    for taken in &commit.taken {
+        if taken.record.as_ref().is_some_and(|record| record.order() == Some(order)) {
+            steps.push(format!("{} took {}", commit.session, taken.entry.at));
+        }
+    }
+    for change in commit.rows.iter().filter(|change| change.after.order() == Some(order)) {
+        steps.push(format!("{} wrote {}", commit.session, change.name.split('/').next().unwrap_or_default()));
+    }
+    steps
+}
+
+/// Keeps the beginning and the end of a long story.
+fn shorten(mut steps: Vec<String>) -> Vec<String> {
+    if steps.len() > CHAIN_MAX {
+        let (head, tail) = (CHAIN_MAX / 3, CHAIN_MAX - CHAIN_MAX / 3);
+        let left_out = steps.len() - CHAIN_MAX;
+        steps.splice(head..steps.len() - tail, [format!("… {left_out} more …")]);
+    }
+    steps
+}

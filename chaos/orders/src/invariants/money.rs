@@ -1,0 +1,224 @@
+//! I7 `money-balanced`: the provider's own ledger against what the orders became.
+//!
+//! The ledger is not rolled back with the database, so money is held to account across a failover too.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::{Commit, EndState, Fact, Invariant, OrderState, Rule, Verdict, Violation, World, facts, log::order_of};
+use crate::provider::{Kind, Observed};
+
+/// See the module.
+#[derive(Default)]
+pub struct MoneyBalanced {
+    accounts: BTreeMap<Uuid, Account>,
+}
+
+#[derive(Default)]
+struct Account {
+    captures: Vec<(String, i64)>,
+    refunded: i64,
+    currency: String,
+}
+
+impl Account {
+    fn captured(&self) -> i64 {
+        self.captures.iter().map(|(_, minor)| minor).sum()
+    }
+
+    fn say(&self) -> String {
+        let money = |minor| facts::money(minor, &self.currency);
+        format!("{} captured, {} refunded", money(self.captured()), money(self.refunded))
+    }
+}
+
+const RULE: Rule = Rule {
+    id: "I7",
+    name: "money-balanced",
+    statement: "an order is charged once at most and only after the intent is committed; confirmed means paid, cancelled means not charged or refunded",
+};
+
+impl Invariant for MoneyBalanced {
+    fn rule(&self) -> Rule {
+        RULE
+    }
+
+    fn provider(&mut self, seen: &Observed, world: &World) -> Verdict {
+        match seen {
+            Observed::Requested { order, kind, .. } => intended(*order, *kind, world),
+            Observed::Captured { order, amount, charge, .. } => {
+                let account = self.accounts.entry(*order).or_default();
+                account.currency = amount.currency.to_string();
+                account.captures.push((charge.to_string(), amount.minor));
+                charged_once(*order, account, world)
+            }
+            Observed::Refunded { order, amount, .. } => {
+                let account = self.accounts.entry(*order).or_default();
+                account.refunded += amount.minor;
+                refunded_rightly(*order, account, world)
+            }
+            Observed::Declined { .. } | Observed::Failed { .. } | Observed::Closed { .. } => Ok(()),
+        }
+    }
+
+    fn committed(&mut self, commit: &Commit, world: &World) -> Verdict {
+        for change in &commit.rows {
+            if let Fact::Order(order) = &*change.after
+                && let OrderState::Confirmed { placed } = &order.state
+            {
+                let total = (placed.basket.total(), placed.basket.currency.as_str());
+                self.confirmed_is_paid(order.subject.order, total, world)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn at_end(&mut self, _end: &EndState, world: &World) -> Verdict {
+        for (order, rows) in world.tables.stories() {
+            match rows.order.as_ref().map(|order| &order.state) {
+                Some(OrderState::Confirmed { placed }) => {
+                    self.confirmed_is_paid(order, (placed.basket.total(), &placed.basket.currency), world)?;
+                }
+                Some(OrderState::Cancelled { .. }) => self.cancelled_is_refunded(order, world)?,
+                Some(OrderState::Foretold(_) | OrderState::Open { .. }) | None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MoneyBalanced {
+    fn confirmed_is_paid(&self, order: Uuid, (total, currency): (i64, &str), world: &World) -> Verdict {
+        let account = self.accounts.get(&order);
+        let paid = account.map_or(0, |account| account.captured() - account.refunded);
+        let same_currency = account.is_none_or(|account| account.currency == currency);
+        if paid == total && same_currency {
+            return Ok(());
+        }
+        let got = account.map_or_else(|| "nothing captured".to_owned(), Account::say);
+        Err(Violation::new(RULE, world, format!("order {order} is confirmed and not paid as it should be"))
+            .expected(format!("{} at the provider", facts::money(total, currency)), got)
+            .about(order))
+    }
+
+    fn cancelled_is_refunded(&self, order: Uuid, world: &World) -> Verdict {
+        let Some(account) = self.accounts.get(&order) else { return Ok(()) };
+        if account.captured() == account.refunded || world.is_stuck(order) {
+            return Ok(());
+        }
+        Err(Violation::new(RULE, world, format!("order {order} is cancelled and its money is not back"))
+            .expected("as much refunded as was captured", account.say())
+            .about(order))
+    }
+}
+
+fn charged_once(order: Uuid, account: &Account, world: &World) -> Verdict {
+    if account.captures.len() <= 1 {
+        return Ok(());
+    }
+    let amounts: Vec<String> = account.captures.iter().map(|(_, minor)| facts::money(*minor, &account.currency)).collect();
+    let charges: Vec<&str> = account.captures.iter().map(|(charge, _)| charge.as_str()).collect();
+    Err(Violation::new(RULE, world, format!("order {order} charged twice: {}", amounts.join(" + ")))
+        .expected("at most one captured payment per order", charges.join(", "))
+        .about(order))
+}
+
+fn refunded_rightly(order: Uuid, account: &Account, world: &World) -> Verdict {
+    let cancelled = matches!(world.order(order).map(|order| &order.state), Some(OrderState::Cancelled { .. }));
+    let expected = if account.refunded > account.captured() {
+        "at most as much as was captured"
+    } else if !cancelled && !world.lost_suffix {
+        "refunds of cancelled orders only"
+    } else {
+        return Ok(());
+    };
+    Err(Violation::new(RULE, world, format!("order {order} was refunded")).expected(expected, account.say()).about(order))
+}
+
+/// The provider hears of an order only after the queue row that asks for it is committed. A lost suffix may have taken
+/// the row along while the request was on its way.
+fn intended(order: Uuid, kind: Kind, world: &World) -> Verdict {
+    let on_log = world.log.story(order).iter().any(|record| order_of(&record.key) == Some(order));
+    if (on_log && world.intends_call("payments", order)) || world.lost_suffix {
+        return Ok(());
+    }
+    Err(Violation::new(RULE, world, format!("{kind:?} of order {order} was asked for without a committed intent"))
+        .expected("a queue row with the call, committed before", "none")
+        .about(order))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testkit::{Tale, placed},
+        MoneyBalanced,
+    };
+
+    fn intended() -> Tale {
+        let mut tale = Tale::of(MoneyBalanced::default());
+        tale.append(0, placed(1));
+        tale.tx("payments-1").take("payments", 0).queue_call("payments", 0, 1).commit().unwrap();
+        tale
+    }
+
+    #[test]
+    fn order_that_is_charged_once_and_confirmed_is_fine() {
+        let mut tale = intended();
+        tale.charge(1, 7, 4999).unwrap();
+        tale.tx("orders-1").order_row(1, "confirmed").commit().unwrap();
+        tale.end().unwrap();
+    }
+
+    #[test]
+    fn order_that_is_charged_twice_is_caught() {
+        let mut tale = intended();
+        tale.charge(1, 7, 4999).unwrap();
+        let violation = tale.charge(1, 8, 4999).unwrap_err();
+        assert!(violation.subject.ends_with("charged twice: 49.99 EUR + 49.99 EUR"), "{violation}");
+    }
+
+    #[test]
+    fn charge_before_its_intent_is_committed_is_caught() {
+        let mut tale = Tale::of(MoneyBalanced::default());
+        tale.append(0, placed(1));
+        assert!(tale.request(1, 7).unwrap_err().subject.contains("without a committed intent"));
+    }
+
+    #[test]
+    fn confirmed_order_without_its_money_is_caught() {
+        assert!(intended().tx("orders-1").order_row(1, "confirmed").commit().unwrap_err().got.contains("nothing captured"));
+    }
+
+    #[test]
+    fn confirmed_order_with_the_wrong_amount_is_caught() {
+        let mut tale = intended();
+        tale.charge(1, 7, 1).unwrap();
+        assert!(tale.tx("orders-1").order_row(1, "confirmed").commit().is_err());
+    }
+
+    #[test]
+    fn cancelled_order_that_keeps_the_money_is_caught() {
+        let mut tale = intended();
+        tale.charge(1, 7, 4999).unwrap();
+        tale.tx("orders-1").order_row(1, "cancelled").commit().unwrap();
+        assert!(tale.end().unwrap_err().subject.contains("its money is not back"));
+        tale.refund(1, 8, 4999).unwrap();
+        tale.end().unwrap();
+    }
+
+    #[test]
+    fn refund_of_an_order_that_was_not_cancelled_is_caught() {
+        let mut tale = intended();
+        tale.charge(1, 7, 4999).unwrap();
+        assert!(tale.refund(1, 8, 4999).is_err());
+    }
+
+    #[test]
+    fn refund_beyond_the_capture_is_caught() {
+        let mut tale = intended();
+        tale.charge(1, 7, 4999).unwrap();
+        tale.tx("orders-1").order_row(1, "cancelled").commit().unwrap();
+        assert!(tale.refund(1, 8, 5000).unwrap_err().expected.contains("at most"));
+    }
+}
