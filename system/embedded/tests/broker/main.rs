@@ -7,8 +7,8 @@
 
 mod consume;
 mod group;
-//mod group_model;
+mod group_model;
 mod log;
-//mod log_model;
+mod log_model;
 mod produce;
 mod sut;
