@@ -11,8 +11,9 @@ use stormglass_sim::{World, WorldOptions};
 
 fn main() {
     for hosts in [6, 12, 18, 24] {
-        let per_host_tick = idle(hosts);
-        println!("{hosts} idle hosts: {:.2} µs per host and tick", per_host_tick.as_nanos() as f64 / 1e3);
+        let micros = |each: Duration| each.as_nanos() as f64 / 1e3;
+        let (ours, bare) = (micros(idle(hosts)), micros(bare(hosts)));
+        println!("{hosts} idle hosts: {ours:.2} µs per host and tick; bare turmoil {bare:.2} µs");
     }
     for clients in [4, 8, 16] {
         let (round_trips, busy) = busy(clients);
@@ -35,17 +36,31 @@ fn idle(hosts: usize) -> Duration {
     run(&mut world) / STEPS / u32::try_from(hosts).unwrap_or(1)
 }
 
+/// The same of turmoil alone.
+fn bare(hosts: usize) -> Duration {
+    let mut builder = turmoil::Builder::new();
+    let mut sim = builder.tick_duration(Duration::from_millis(10)).rng_seed(1).build();
+    for n in 0..hosts {
+        sim.host(format!("idle-{n}"), || std::future::pending());
+    }
+    timed(|| drop(sim.step().expect("nothing here fails"))) / STEPS / u32::try_from(hosts).unwrap_or(1)
+}
+
 fn busy(clients: usize) -> (u64, Duration) {
     let mut toy = toy::raise(WorldOptions::new(1), clients);
     let took = run(&mut toy.world);
     (toy.answers().iter().sum(), took)
 }
 
-#[expect(clippy::disallowed_methods, reason = "this measures the real time that simulated time costs")]
 fn run(world: &mut World) -> Duration {
+    timed(|| world.step().expect("nothing here fails"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "this measures the real time that simulated time costs")]
+fn timed(mut step: impl FnMut()) -> Duration {
     let begun = Instant::now();
     for _ in 0..STEPS {
-        world.step().expect("nothing here fails");
+        step();
     }
     begun.elapsed()
 }

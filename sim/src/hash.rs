@@ -54,3 +54,36 @@ pub(crate) fn mix(word: u64) -> u64 {
     let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)
 }
+
+/// Serialises into a hash.
+#[derive(Default)]
+pub(crate) struct Digest {
+    hash: Fingerprint,
+    word: u64,
+    filled: u32,
+}
+
+impl postcard::ser_flavors::Flavor for Digest {
+    type Output = u64;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.word = (self.word << 8) | u64::from(byte);
+        self.filled += 1;
+        if self.filled == u64::BITS / u8::BITS {
+            self.hash.word(self.word);
+            (self.word, self.filled) = (0, 0);
+        }
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.hash.bytes(bytes);
+        Ok(())
+    }
+
+    fn finalize(mut self) -> postcard::Result<u64> {
+        self.hash.word(self.word);
+        self.hash.word(u64::from(self.filled));
+        Ok(self.hash.finish())
+    }
+}

@@ -86,7 +86,7 @@ impl History {
             inner.hash.word((*cause >> 64) as u64);
         }
         inner.hash.word(what.digest);
-        if self.keep == Keep::All {
+        if self.is_kept() {
             inner.events.push(Event {
                 at,
                 host: what.host.to_owned(),
@@ -99,8 +99,8 @@ impl History {
     }
 
     /// Whether events are kept with their text.
-    pub fn keep(&self) -> Keep {
-        self.keep
+    pub fn is_kept(&self) -> bool {
+        self.keep == Keep::All
     }
 
     /// The hash over everything recorded so far, in order.

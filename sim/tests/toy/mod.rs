@@ -1,6 +1,7 @@
 //! A toy cluster of two nodes that echo, and clients that ping them: what the tests of faults are run on.
 
 #![allow(dead_code, reason = "each test binary uses its own part of the toy")]
+#![allow(clippy::unwrap_used, reason = "a test that finds none here has failed")]
 
 use std::{
     collections::BTreeMap,

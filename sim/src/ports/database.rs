@@ -1,0 +1,221 @@
+//! The store's ports under storm.
+//!
+//! Before COMMIT nothing is done, so a statement that fails, before or after its effect, leaves a transaction that
+//! can only be rolled back: either the server has aborted it and the session stands (D2), or the connection is lost
+//! and with it the session. A COMMIT whose answer is lost is `Unknown`, done or not (D3).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use stormglass_runtime::{
+    Answer, Cause, Database, Failure, Freshness, Reader, RowSet, Scan, Session, Statement, Versioned,
+};
+
+use super::{PortCall, digest};
+use crate::{hash::Fingerprint, storm::Fate};
+
+pub(super) struct StormyDatabase<R: RowSet> {
+    inner: Arc<dyn Database<R>>,
+    fate: Fate,
+}
+
+impl<R: RowSet> StormyDatabase<R> {
+    pub(super) fn new(inner: Arc<dyn Database<R>>, fate: Fate) -> Self {
+        Self { inner, fate }
+    }
+}
+
+#[async_trait]
+impl<R: RowSet> Database<R> for StormyDatabase<R> {
+    async fn begin(&self) -> Result<Box<dyn Session<R>>, Failure> {
+        let call = PortCall::polling(&self.fate, "begin", 0);
+        call.linger().await;
+        if call.fails_before() {
+            let cause = call.pick("cause", &[Cause::Disconnected, Cause::TimedOut, Cause::Busy]);
+            return Err(Failure::NotDone(cause));
+        }
+        let inner = self.inner.begin().await?;
+        if call.fails_after() {
+            return Err(Failure::NotDone(Cause::Disconnected));
+        }
+        let (fate, said) = (self.fate.clone(), Fingerprint::default());
+        Ok(Box::new(StormySession { state: State::Open(inner), fate, said }))
+    }
+}
+
+struct StormySession<R: RowSet> {
+    state: State<R>,
+    fate: Fate,
+    /// All that was said in this transaction: what its COMMIT is about.
+    said: Fingerprint,
+}
+
+enum State<R: RowSet> {
+    Open(Box<dyn Session<R>>),
+    /// The server has aborted the transaction; the connection stands.
+    Aborted(Box<dyn Session<R>>),
+    /// The connection is lost.
+    Lost,
+}
+
+/// How a statement fails.
+#[derive(Clone, Copy)]
+enum How {
+    /// The server says so, and aborts the transaction.
+    Refused(Cause),
+    /// The connection breaks.
+    Lost(Cause),
+}
+
+impl<R: RowSet> StormySession<R> {
+    fn fail(&mut self, how: How) -> Failure {
+        let state = std::mem::replace(&mut self.state, State::Lost);
+        match how {
+            How::Refused(cause) => {
+                if let State::Open(inner) = state {
+                    self.state = State::Aborted(inner);
+                }
+                Failure::NotDone(cause)
+            }
+            How::Lost(cause) => Failure::NotDone(cause),
+        }
+    }
+}
+
+/// What can go wrong with a statement that has not run.
+const BEFORE: [How; 6] = [
+    How::Lost(Cause::Disconnected),
+    How::Lost(Cause::TimedOut),
+    How::Refused(Cause::Deadlock),
+    How::Refused(Cause::LockTimeout),
+    How::Refused(Cause::StatementTimeout),
+    How::Refused(Cause::DiskFull),
+];
+
+/// What can go wrong with one that has.
+const AFTER: [How; 2] = [How::Lost(Cause::Disconnected), How::Lost(Cause::TimedOut)];
+
+#[async_trait]
+impl<R: RowSet> Session<R> for StormySession<R> {
+    async fn execute(&mut self, statement: Statement<R>) -> Result<Answer<R>, Failure> {
+        let call = statement_call(&self.fate, &statement);
+        self.said.word(call.question.entity);
+        call.linger().await;
+        let inner = match &mut self.state {
+            State::Open(inner) => inner,
+            State::Aborted(_) => return Err(Failure::NotDone(Cause::Aborted)),
+            State::Lost => return Err(Failure::NotDone(Cause::Disconnected)),
+        };
+        if call.fails_before() {
+            let how = call.pick("how", &BEFORE);
+            return Err(self.fail(how));
+        }
+        let shown = call.fate.storm.history.is_kept().then(|| format!("{statement:?}"));
+        let answer = inner.execute(statement).await;
+        let outcome = if answer.is_ok() { "ok" } else { "failed" };
+        call.note(outcome, || format!("{} -> {answer:?}", shown.unwrap_or_default()));
+        let answer = answer?;
+        if call.fails_after() {
+            let how = call.pick("how", &AFTER);
+            return Err(self.fail(how));
+        }
+        Ok(answer)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), Failure> {
+        let call = PortCall::new(&self.fate, "commit", self.said.finish());
+        call.linger().await;
+        let inner = match self.state {
+            State::Open(inner) => inner,
+            State::Aborted(inner) => {
+                inner.rollback().await;
+                return Err(Failure::NotDone(Cause::Aborted));
+            }
+            State::Lost => return Err(Failure::NotDone(Cause::Disconnected)),
+        };
+        if call.fails_before() {
+            // The COMMIT was never sent, or was lost on its way: the session is dropped, and the server rolls back.
+            let cause = call.lost();
+            return Err(call.pick("sent", &[Failure::NotDone as fn(_) -> _, Failure::Unknown])(cause));
+        }
+        let outcome = inner.commit().await;
+        call.note(if outcome.is_ok() { "ok" } else { "failed" }, || format!("{outcome:?}"));
+        outcome?;
+        if call.fails_after() || call.loses_answer() {
+            return Err(Failure::Unknown(call.lost()));
+        }
+        Ok(())
+    }
+
+    async fn rollback(self: Box<Self>) {
+        let call = PortCall::new(&self.fate, "rollback", self.said.finish());
+        call.linger().await;
+        match self.state {
+            State::Open(inner) if call.fails_before() => drop(inner),
+            State::Open(inner) | State::Aborted(inner) => inner.rollback().await,
+            State::Lost => {}
+        }
+    }
+}
+
+/// The call that a statement is. What is asked again and again has no content of its own.
+fn statement_call<R: RowSet>(fate: &Fate, statement: &Statement<R>) -> PortCall {
+    match statement {
+        Statement::Claim { consumer, .. } => PortCall::polling(fate, "claim", digest(consumer)),
+        Statement::ReadOutbox { .. } => PortCall::polling(fate, "read-outbox", 0),
+        Statement::AcquireLease { name, holder, .. } => {
+            PortCall::polling(fate, "acquire-lease", digest(&(name, holder)))
+        }
+        Statement::OpenPositions { .. } => PortCall::new(fate, "open-positions", digest(statement)),
+        Statement::LockPositions { .. } => PortCall::new(fate, "lock-positions", digest(statement)),
+        Statement::MovePositions { .. } => PortCall::new(fate, "move-positions", digest(statement)),
+        Statement::TakeInbox { .. } => PortCall::new(fate, "take-inbox", digest(statement)),
+        Statement::BlockedKeys { .. } => PortCall::new(fate, "blocked-keys", digest(statement)),
+        Statement::LockRows { .. } => PortCall::new(fate, "lock-rows", digest(statement)),
+        Statement::InsertRows { .. } => PortCall::new(fate, "insert-rows", digest(statement)),
+        Statement::UpdateRows { .. } => PortCall::new(fate, "update-rows", digest(statement)),
+        Statement::Enqueue { .. } => PortCall::new(fate, "enqueue", digest(statement)),
+        Statement::Emit { .. } => PortCall::new(fate, "emit", digest(statement)),
+        Statement::LockPending { .. } => PortCall::new(fate, "lock-pending", digest(statement)),
+        Statement::ChangePending { .. } => PortCall::new(fate, "change-pending", digest(statement)),
+        Statement::ReadDead { .. } => PortCall::polling(fate, "read-dead", digest(statement)),
+        Statement::DeleteOutbox { .. } => PortCall::new(fate, "delete-outbox", digest(statement)),
+        Statement::PruneInbox { .. } => PortCall::polling(fate, "prune-inbox", digest(statement)),
+    }
+}
+
+pub(super) struct StormyReader<R: RowSet> {
+    inner: Arc<dyn Reader<R>>,
+    fate: Fate,
+}
+
+impl<R: RowSet> StormyReader<R> {
+    pub(super) fn new(inner: Arc<dyn Reader<R>>, fate: Fate) -> Self {
+        Self { inner, fate }
+    }
+}
+
+type Page<R> = Result<(Vec<Versioned<R>>, Freshness), Failure>;
+
+#[async_trait]
+impl<R: RowSet> Reader<R> for StormyReader<R> {
+    async fn read(&self, keys: Vec<R::Key>, at_least: Option<Freshness>) -> Page<R> {
+        let call = PortCall::new(&self.fate, "read", digest(&keys));
+        call.linger().await;
+        if call.fails_before() {
+            return Err(Failure::NotDone(call.lost()));
+        }
+        let page = self.inner.read(keys, at_least).await?;
+        if call.fails_after() { Err(Failure::NotDone(call.lost())) } else { Ok(page) }
+    }
+
+    async fn scan(&self, scan: Scan, at_least: Option<Freshness>) -> Page<R> {
+        let call = PortCall::new(&self.fate, "scan", digest(&scan));
+        call.linger().await;
+        if call.fails_before() {
+            return Err(Failure::NotDone(call.lost()));
+        }
+        let page = self.inner.scan(scan, at_least).await?;
+        if call.fails_after() { Err(Failure::NotDone(call.lost())) } else { Ok(page) }
+    }
+}
