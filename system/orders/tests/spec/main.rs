@@ -6,6 +6,8 @@
 #![expect(clippy::expect_used, reason = "the helpers of a test fail the test")]
 
 mod bus;
+mod gateway;
+mod gateway_fakes;
 mod inventory;
 mod ledger;
 mod notifications;
