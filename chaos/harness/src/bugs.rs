@@ -62,7 +62,7 @@ fn read(patch: &Path, suites: &[&dyn Suite]) -> Result<Bug, Stop> {
         match key {
             "breaks" => bug.breaks = value.to_owned(),
             "invariant" => bug.invariants = known_invariants(suites, list()).map_err(wrong)?,
-            "scenario" => bug.scenarios = known_scenarios(suites, list())?,
+            "scenario" => bug.scenarios = known_scenarios(suites, list()).map_err(wrong)?,
             _ => return Err(wrong(format!("unknown header `{key}`: use breaks, invariant or scenario"))),
         }
     }
@@ -82,8 +82,8 @@ fn known_invariants(suites: &[&dyn Suite], names: Vec<String>) -> Result<Vec<Str
     }
 }
 
-fn known_scenarios(suites: &[&dyn Suite], names: Vec<String>) -> Result<Vec<String>, Stop> {
-    names.iter().try_for_each(|name| choose(suites, name).map(drop))?;
+fn known_scenarios(suites: &[&dyn Suite], names: Vec<String>) -> Result<Vec<String>, String> {
+    names.iter().try_for_each(|name| choose(suites, name).map(drop)).map_err(|stop| stop.line)?;
     Ok(names)
 }
 

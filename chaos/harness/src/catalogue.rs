@@ -1,5 +1,6 @@
 //! What there is to run and to check: lookup with the nearest known name, `list` and `explain`.
 
+use crate::source::program;
 use crate::{Invariant, Scenario, Suite};
 
 /// Names of all scenarios, in the suites' order.
@@ -61,8 +62,9 @@ pub(crate) fn list(suites: &[&dyn Suite]) -> String {
 pub(crate) fn explain(suites: &[&dyn Suite], topic: &str) -> Result<String, String> {
     if let Some((suite, Scenario { name, summary })) = scenario(suites, topic) {
         return Ok(format!(
-            "{name} (a scenario of {})\n  {summary}\n  run: chaos run {name}\n",
-            suite.name()
+            "{name} (a scenario of {})\n  {summary}\n  run: {} run {name}\n",
+            suite.name(),
+            program()
         ));
     }
     let invariants = || suites.iter().flat_map(|suite| suite.invariants());
@@ -74,5 +76,5 @@ pub(crate) fn explain(suites: &[&dyn Suite], topic: &str) -> Result<String, Stri
     }
     let known: Vec<&str> =
         scenario_names(suites).into_iter().chain(invariants().map(|known| known.name)).collect();
-    Err(format!("nothing is called `{topic}`{}: `chaos list` shows what there is", nearest(topic, &known)))
+    Err(format!("nothing is called `{topic}`{}: `list` shows what there is", nearest(topic, &known)))
 }

@@ -104,20 +104,19 @@ impl Lab<'_> {
             return Ok(Err(why));
         }
         let mut score = Score::default();
-        for nth in 1.. {
+        for nth in 1..=self.arguments.seeds.div_ceil(BATCH) {
             let cases = BATCH.min(self.arguments.seeds - score.cases);
-            let seen = self.batch(&bug.scenarios, cases, nth)?;
-            if seen.is_empty() || score.found >= FOUND_ENOUGH {
-                break;
-            }
-            for fired in seen {
+            for fired in self.batch(&bug.scenarios, cases, nth)? {
                 score.add(bug, fired);
+            }
+            if score.found >= FOUND_ENOUGH {
+                break;
             }
         }
         Ok(Ok(score))
     }
 
-    /// Runs cases from a base seed of their own; for each, what fired.
+    /// Runs cases from a base seed of their own; for each, what fired. A mistake may take the whole process down.
     fn batch(&self, scenarios: &[String], cases: u64, nth: u64) -> Result<Vec<Option<String>>, Stop> {
         let mut command = self.scratch.command();
         let width = self.arguments.common.jobs.unwrap_or_else(machine::cores);
@@ -126,7 +125,8 @@ impl Lab<'_> {
         command.args(["--profile", self.arguments.common.profile().name()]);
         command.arg("--out").arg(self.scratch.results());
         let lines = child::objects(command)?;
-        Ok(lines.iter().filter(|line| line["kind"] == "case").map(fired).collect())
+        let died = lines.iter().all(|line| line["kind"] != "summary").then(|| Some("crash".to_owned()));
+        Ok(lines.iter().filter(|line| line["kind"] == "case").map(fired).chain(died).collect())
     }
 }
 

@@ -223,11 +223,11 @@ impl Storms<'_> {
     }
 
     fn finish(mut self, interrupted: bool) -> Result<Exit, Stop> {
-        if let Some(stop) = self.stop.take() {
-            self.report(interrupted);
+        let missing = self.report(interrupted);
+        // Ctrl-C reaches the processes that confirm failures as well: what broke then broke because of it.
+        if let Some(stop) = self.stop.take().filter(|_| !interrupted) {
             return Err(stop);
         }
-        let missing = self.report(interrupted);
         self.reporter.console.finish()?;
         Ok(match self.tally.exit() {
             _ if interrupted => Exit::Interrupted,

@@ -27,6 +27,7 @@ fn main() {
         };
         println!("{{\"kind\":\"case\",\"verdict\":\"{verdict}\",\"invariant\":{invariant}}}");
     }
+    println!("{{\"kind\":\"summary\"}}");
 }
 "#;
 
@@ -72,6 +73,7 @@ fn check(stage: &Stage, code: i32, row: &str) {
 )]
 #[case::never("(case == 999).then_some(\"transfer-once\")", 6, "| survived | 0/60 | – | – |  |\n\n0 of 1")]
 #[case::by_another("Some(\"settles\")", 6, "| wrong invariant | 0/60 | – | – | settles 60 |")]
+#[case::crash("std::process::abort()", 6, "| wrong invariant | 0/2 | – | – | crash 2 |")]
 #[case::not_built("banana", 6, "| does not build: error")]
 fn a_mistake_is_scored_by_the_cases_that_found_it(#[case] line: &str, #[case] code: i32, #[case] row: &str) {
     let stage = workspace(&format!("power-{}", line.replace(|letter: char| !letter.is_alphanumeric(), "_")));
@@ -114,7 +116,10 @@ fn a_workspace_that_fails_by_itself_measures_nothing() {
     ":2: unknown invariant `transfer-twice`; did you mean"
 )]
 #[case::key("# breaks: it\n# finds: all", ":2: unknown header `finds`")]
-#[case::scenario("# breaks: it\n# scenario: salary", "unknown scenario `salary`; did you mean `salaries`?")]
+#[case::scenario(
+    "# breaks: it\n# scenario: salary",
+    "mistake.patch:2: unknown scenario `salary`; did you mean `salaries`?"
+)]
 fn a_header_that_says_too_little_is_refused(#[case] header: &str, #[case] told: &str) {
     let stage = workspace(&format!("power-header-{}", header.len()));
     plant(&stage, "mistake", header, "Some(\"transfer-once\")");
