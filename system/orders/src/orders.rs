@@ -13,7 +13,6 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use stormglass_runtime::{
     ActError, ConsumerName, Context, Decision, IdempotencyKey, Next, Record, Refusal, Service, Timer,
-    Violation,
 };
 
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
         Payload, PaymentCaptured, PaymentDeclined, PaymentRefunded, StockRejected, StockReleased,
         StockReserved, Subject, kind, payload,
     },
-    rows::{self, Row, RowKey, ensure},
+    rows::{self, Row, RowKey},
     types::{Basket, Fingerprint},
 };
 
@@ -106,14 +105,6 @@ impl Order {
             OrderState::Open { placed, .. } | OrderState::Confirmed { placed } => Some(placed),
             OrderState::Cancelled { placed, .. } => placed.as_ref(),
         }
-    }
-
-    /// The CHECK constraints of `orders`.
-    ///
-    /// # Errors
-    /// The one that is broken.
-    pub fn check(&self) -> Result<(), Violation> {
-        ensure(self.placed().is_none_or(|placed| placed.basket.total().minor > 0), "orders_total_positive")
     }
 }
 

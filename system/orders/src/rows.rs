@@ -47,7 +47,6 @@ pub enum RowKey {
 
 /// The constraints that [`RowSet::check`] evaluates, by table, named as in the migration.
 pub const CHECKED: &[&str] = &[
-    "orders_total_positive",
     "payments_amount_positive",
     "reservations_items_present",
     "stock_available_not_negative",
@@ -70,7 +69,7 @@ pub const HELD_BY_TYPES: &[&str] = &[
     "orders_progress_iff_open",
     "orders_reason_iff_cancelled",
     "orders_state_known",
-    "orders_tenant_valid",
+    "orders_total_positive",
     "orders_version_positive",
     "payments_charge_iff_captured",
     "payments_key_composed",
@@ -84,8 +83,8 @@ pub const HELD_BY_TYPES: &[&str] = &[
     "reservations_state_known",
     "reservations_version_positive",
     "stock_key_composed",
-    "stock_tenant_valid",
     "stock_version_positive",
+    "tenant_valid",
 ];
 
 impl RowSet for Row {
@@ -125,11 +124,11 @@ impl RowSet for Row {
 
     fn check(&self) -> Result<(), Violation> {
         match self {
-            Row::Order(order) => order.check(),
             Row::Payment(payment) => payment.check(),
             Row::Reservation(reservation) => reservation.check(),
             Row::Stock(stock) => stock.check(),
-            Row::Message(_) => Ok(()),
+            // Their types leave nothing to check.
+            Row::Order(_) | Row::Message(_) => Ok(()),
         }
     }
 }

@@ -177,9 +177,19 @@ impl fmt::Debug for OrderId {
 pub struct Fingerprint(pub Uuid);
 
 /// How many of one SKU: 1 to 1,000,000.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
-pub struct Quantity(#[schemars(range(min = 1, max = 1_000_000))] i64);
+pub struct Quantity(i64);
+
+impl JsonSchema for Quantity {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "maximum": 1_000_000 })
+    }
+}
 
 impl Quantity {
     /// Checks a count.
@@ -217,6 +227,7 @@ impl From<Quantity> for i64 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Money {
     /// How much, in minor units (cents); above zero.
+    #[schemars(range(min = 1))]
     pub minor: i64,
     /// Of what.
     pub currency: Currency,
@@ -253,9 +264,7 @@ pub struct Line {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "BasketParts", into = "BasketParts")]
 pub struct Basket {
-    #[schemars(flatten)]
     parts: BasketParts,
-    #[schemars(skip)]
     total: Money,
 }
 

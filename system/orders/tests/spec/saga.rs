@@ -234,10 +234,9 @@ impl Saga {
         for (id, event) in self.events() {
             match event {
                 Event::OrderConfirmed(event) => {
-                    if ends.entry(event.subject).or_default().insert(id, true).is_none() {
-                        for item in event.items {
-                            *sold.entry(item.sku.as_str().to_owned()).or_default() += item.quantity.get();
-                        }
+                    let is_first = ends.entry(event.subject).or_default().insert(id, true).is_none();
+                    for item in event.items.into_iter().filter(|_| is_first) {
+                        *sold.entry(item.sku.as_str().to_owned()).or_default() += item.quantity.get();
                     }
                 }
                 Event::OrderCancelled(event) => {
