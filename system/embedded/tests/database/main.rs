@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
 mod cases;
+mod crashes;
 mod domain;
 mod oracle;
 mod schedules;
@@ -57,6 +58,7 @@ contract! {
         a_row_born_claimed_counts_its_attempts_itself,
         a_redriven_dead_letter_is_the_head_again_and_a_discarded_one_is_gone,
         a_claim_sees_the_rows_of_its_own_transaction,
+        a_row_deleted_while_a_statement_waits_is_passed_over,
     }
     sessions {
         d13_lock_timeout_ends_the_wait,

@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 use stormglass_embedded::{
-    database::{Cluster, Config, Request, Response, Schema, SqlError, Transaction},
+    database::{Change, Cluster, Config, Observed, Request, Response, Schema, SqlError, Transaction},
     machine::{Call, Connection, Effect, Machine},
 };
 use stormglass_runtime::{
-    AfterDeath, Answer, Claim, Image, ImageKey, InboxEntry, NewPending, RowSet, Statement, Timestamp,
-    Versioned,
+    AfterDeath, Answer, Claim, Image, ImageKey, InboxEntry, NewPending, Pending, RowSet, Statement,
+    Timestamp, Versioned,
 };
 use uuid::Uuid;
 
@@ -71,6 +71,7 @@ impl Driven {
     fn send(&mut self, session: usize, request: Request) -> Vec<(usize, Response)> {
         self.calls += 1;
         let call = Call { connection: connection(session), number: self.calls };
+        let request = postcard::from_bytes(&postcard::to_allocvec(&request).unwrap()).unwrap();
         let effects = self.cluster.handle(self.now, call, request);
         Self::replies(effects)
     }
@@ -78,6 +79,7 @@ impl Driven {
     fn replies(effects: Vec<Effect<Response>>) -> Vec<(usize, Response)> {
         let reply = |effect| match effect {
             Effect::Reply(call, response) => {
+                let response = postcard::from_bytes(&postcard::to_allocvec(&response).unwrap()).unwrap();
                 let Call { connection: Connection { number, .. }, .. } = call;
                 (usize::try_from(number).unwrap(), response)
             }
@@ -192,11 +194,40 @@ fn committed(cluster: &Cluster) -> BTreeMap<Name, Value> {
     });
     let events =
         tables.inbox.keys().map(|(_, id)| (Name::Event(u8::try_from(id.0.as_u128()).unwrap()), Value(0, 1)));
-    let queued = tables.pending.values().map(|row| {
-        let key = std::str::from_utf8(&row.id.key.0).unwrap().parse().unwrap();
-        (Name::Queued(key, row.id.seq), Value(i64::from(row.attempts), i64::from(row.claim.is_some())))
-    });
-    accounts.chain(events).chain(queued).collect()
+    accounts.chain(events).chain(tables.pending.values().map(queued)).collect()
+}
+
+fn queued(row: &Pending) -> (Name, Value) {
+    let key = std::str::from_utf8(&row.id.key.0).unwrap().parse().unwrap();
+    (Name::Queued(key, row.id.seq), Value(i64::from(row.attempts), i64::from(row.claim.is_some())))
+}
+
+/// The committed rows as the evidence tells them.
+fn told_by_evidence(observed: Vec<Observed>) -> BTreeMap<Name, Value> {
+    let mut rows = BTreeMap::new();
+    for observed in observed {
+        let Observed::Committed { changes, .. } = observed else { continue };
+        for change in changes {
+            match change {
+                Change::Row { before, after } => {
+                    let (id, Value(balance, _)) = value(&Versioned { row: after, version: 0 });
+                    let version: &mut Value = rows.entry(Name::Account(id)).or_insert(Value(0, 0));
+                    assert_eq!(before.is_some(), version.1 > 0);
+                    *version = Value(balance, version.1 + 1);
+                }
+                Change::Taken { entry, .. } => {
+                    let id = u8::try_from(entry.event_id.0.as_u128()).unwrap();
+                    assert_eq!(rows.insert(Name::Event(id), Value(0, 1)), None);
+                }
+                Change::Pending { before, after: Some(after), .. } => {
+                    let (name, queued_value) = queued(&after);
+                    assert_eq!(rows.insert(name, queued_value), before.map(|before| queued(&before).1));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    rows
 }
 
 /// What committed transactions were told, checked without the oracle.
@@ -291,6 +322,7 @@ proptest! {
             }
         }
         told.check(&committed(&driven.cluster));
+        prop_assert_eq!(told_by_evidence(driven.cluster.drain_observed()), committed(&driven.cluster));
         prop_assert_eq!((driven.cluster.open_transactions(), driven.cluster.held_locks()), (0, 0));
     }
 }

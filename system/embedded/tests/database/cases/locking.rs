@@ -157,6 +157,8 @@ pub async fn d9_a_later_number_is_seen_first_and_a_rollback_leaves_a_gap(adapter
     assert_eq!(seen(sut.operator.tables().await), [fast_seq]);
     slow.commit().await.unwrap();
     assert_eq!(seen(sut.operator.tables().await), [slow_seq, fast_seq]);
+    let Answer::Sequence(next) = sut.run(enqueue(vec![pending("d", 4)])).await else { panic!("Sequence") };
+    assert!(next[0] > fast_seq, "the value of the rollback is not used again");
 }
 
 pub async fn d10_a_deadlock_ends_after_its_timeout_with_one_victim(adapter: Adapter) {

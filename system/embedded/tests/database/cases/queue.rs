@@ -7,7 +7,7 @@ use stormglass_runtime::{AfterDeath, Answer, NewPending, Pending, PendingChange,
 
 use crate::{
     domain::Row,
-    sut::{Adapter, Sut, claim, consumer, enqueue, key, pause, pending},
+    sut::{Adapter, Sut, claim, consumer, done, enqueue, key, pause, pending, start, waits},
 };
 
 fn claiming(number: u128, limit: u32, after_death: AfterDeath) -> Statement<Row> {
@@ -146,6 +146,26 @@ pub async fn a_redriven_dead_letter_is_the_head_again_and_a_discarded_one_is_gon
         sut.run(Statement::ReadDead { consumer: consumer(), limit: 10 }).await,
         Answer::Pending(vec![])
     );
+}
+
+pub async fn a_row_deleted_while_a_statement_waits_is_passed_over(adapter: Adapter) {
+    let sut = started(adapter, vec![pending("a", 1), pending("a", 2)]).await;
+    let locking = || Statement::LockPending { consumer: consumer(), keys: vec![key("a")] };
+    let mut first = sut.begin().await;
+    let rows = first.pending(locking()).await.unwrap();
+    first.execute(change(vec![PendingChange::Delete(rows[0].id.clone())])).await.unwrap();
+    let second = start(sut.begin().await, locking()).await;
+    let third = start(sut.begin().await, change(vec![PendingChange::Delete(rows[0].id.clone())])).await;
+    waits(&second);
+    waits(&third);
+    first.commit().await.unwrap();
+    let (third, answer) = done(third).await;
+    assert_eq!(answer, Ok(Answer::Count(0)));
+    let (second, answer) = done(second).await;
+    assert_eq!(answer, Ok(Answer::Pending(vec![rows[1].clone()])));
+    third.rollback().await;
+    second.rollback().await;
+    assert_eq!(sut.operator.leftovers().await, (0, 0));
 }
 
 pub async fn a_claim_sees_the_rows_of_its_own_transaction(adapter: Adapter) {
