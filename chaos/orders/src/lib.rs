@@ -4,3 +4,7 @@ pub mod client;
 pub mod invariants;
 pub mod notifier;
 pub mod provider;
+pub mod plan;
+pub mod scenarios;
+pub mod shape;
+pub mod workload;

@@ -187,7 +187,9 @@ fn failure(response: Response) -> ActError {
         Response::Failed => ActError::Failed("the notifier failed the key for good".to_owned()),
         // Turned away unread: this request certainly had no effect, an earlier one under the key may have had.
         Response::Busy => ActError::NotSent("the notifier is busy".to_owned()),
-        Response::Sent(_) | Response::Closed(_) => ActError::Unknown("an answer to another question".to_owned()),
+        Response::Sent(_) | Response::Closed(_) => {
+            ActError::Unknown("an answer to another question".to_owned())
+        }
     }
 }
 

@@ -23,6 +23,7 @@ const KEPT: Rule = Rule {
     id: "I1",
     name: "accepted-order-kept",
     statement: "an order that was answered with 202 is on the log for good and reaches the database",
+    evidence: "client answers against the brokers' log as each 202 arrives, and against log and database at the end",
 };
 
 /// The order that a tenant places under a key (DESIGN 7), derived here a second time.
@@ -55,7 +56,10 @@ impl Invariant for AcceptedOrderKept {
                     return Ok(());
                 }
                 Err(Violation::new(KEPT, world, format!("order {order} was accepted"))
-                    .expected("its order.placed on all in-sync replicas before the 202", "it is not on the log")
+                    .expected(
+                        "its order.placed on all in-sync replicas before the 202",
+                        "it is not on the log",
+                    )
                     .about(*order))
             }
             Observed::Sent { .. } | Observed::Answered { .. } => Ok(()),
@@ -92,6 +96,7 @@ const WHOLE: Rule = Rule {
     id: "I2",
     name: "unknown-order-whole",
     statement: "an order without an answer is whole or absent, a repeat is the same order, and nobody's order does not exist",
+    evidence: "every request that clients sent against the brokers' log and the database's rows at the end",
 };
 
 impl Invariant for UnknownOrderWhole {
@@ -101,7 +106,9 @@ impl Invariant for UnknownOrderWhole {
 
     fn client(&mut self, seen: &Observed, world: &World) -> Verdict {
         match seen {
-            Observed::Sent { exchange, asked: Asked::Place { tenant, idempotency_key, total_minor }, .. } => {
+            Observed::Sent {
+                exchange, asked: Asked::Place { tenant, idempotency_key, total_minor }, ..
+            } => {
                 let order = order_id(tenant, idempotency_key);
                 self.placing.insert(*exchange, order);
                 self.totals.entry(order).or_default().insert(*total_minor);
@@ -164,7 +171,9 @@ impl UnknownOrderWhole {
         } else {
             return Ok(());
         };
-        Err(Violation::new(WHOLE, world, format!("order {order} is not whole")).expected("whole or absent", broken).about(order))
+        Err(Violation::new(WHOLE, world, format!("order {order} is not whole"))
+            .expected("whole or absent", broken)
+            .about(order))
     }
 }
 
@@ -241,7 +250,8 @@ mod tests {
     #[test]
     fn order_that_was_refused_and_exists_is_caught() {
         let mut tale = Tale::of(UnknownOrderWhole::default());
-        tale.exchange(place(4999), Answer::Refused { status: 503, problem: "not-accepted".to_owned() }).unwrap();
+        tale.exchange(place(4999), Answer::Refused { status: 503, problem: "not-accepted".to_owned() })
+            .unwrap();
         tale.append(0, placed_as(id()));
         assert!(tale.end().unwrap_err().subject.contains("was refused"));
     }

@@ -14,6 +14,7 @@ const RULE: Rule = Rule {
     id: "I9",
     name: "accounted",
     statement: "each event that a consumer takes is applied, pending or a dead letter, exactly one of them",
+    evidence: "at the end, every record on the log against each consumer's marks and queue",
 };
 
 impl Invariant for Accounted {
@@ -31,7 +32,10 @@ impl Invariant for Accounted {
                 Some(_) => continue,
             };
             return Err(Violation::new(RULE, world, subject)
-                .expected("marks of events that are on the log and are the consumer's", "a mark of something else")
+                .expected(
+                    "marks of events that are on the log and are the consumer's",
+                    "a mark of something else",
+                )
                 .about(taken.record.as_ref().and_then(|record| record.order())));
         }
         Ok(())
@@ -91,7 +95,9 @@ mod tests {
         tale.append(0, placed(1));
         tale.tx("w").take("orders", 0).commit().unwrap();
         tale.tx("w").take("payments", 0).commit().unwrap();
-        assert!(tale.end().unwrap_err().subject.starts_with("inventory never took order.placed at orders@0:0"));
+        assert!(
+            tale.end().unwrap_err().subject.starts_with("inventory never took order.placed at orders@0:0")
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ const RULE: Rule = Rule {
     id: "I12",
     name: "attempt-budget",
     statement: "no event is attempted more often than its budget, before it is due, or uncounted",
+    evidence: "every change of a queue row, and the requests that the provider accepted",
 };
 
 impl Invariant for AttemptBudget {
@@ -35,7 +36,9 @@ impl Invariant for AttemptBudget {
             let found = broken(queued, after, commit, world);
             let Some((expected, got)) = found else { continue };
             let subject = format!("{} attempted {}", queued.consumer, after.origin);
-            return Err(Violation::new(RULE, world, subject).expected(expected, got).about(order_of(&after.id.key)));
+            return Err(Violation::new(RULE, world, subject)
+                .expected(expected, got)
+                .about(order_of(&after.id.key)));
         }
         Ok(())
     }
@@ -131,7 +134,10 @@ mod tests {
         for _ in 0..8 {
             tale.tx("w").change("payments", 1, claim).commit().unwrap();
         }
-        assert_eq!(tale.tx("w").change("payments", 1, change).commit().unwrap_err().invariant, "attempt-budget");
+        assert_eq!(
+            tale.tx("w").change("payments", 1, change).commit().unwrap_err().invariant,
+            "attempt-budget"
+        );
     }
 
     #[test]

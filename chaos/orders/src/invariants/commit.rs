@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use stormglass_embedded::database::Change;
 use stormglass_runtime::{
-    ConsumerName, EventId, Freshness, Image, InboxEntry, Offset, OrderingKey, OutboxRow, Pending, PendingId, Position,
-    Timestamp,
+    ConsumerName, EventId, Freshness, Image, InboxEntry, Offset, OrderingKey, OutboxRow, Pending, PendingId,
+    Position, Timestamp,
 };
 
 use super::{
@@ -123,7 +123,8 @@ impl Commit {
         log: &Log,
         tables: &Tables,
     ) -> Commit {
-        let mut sorting = Sorting { log, tables, queue: BTreeMap::new(), rows: BTreeMap::new(), ids: Vec::new() };
+        let mut sorting =
+            Sorting { log, tables, queue: BTreeMap::new(), rows: BTreeMap::new(), ids: Vec::new() };
         let mut commit = Commit {
             at,
             lsn,
@@ -179,7 +180,10 @@ impl Sorting<'_> {
     fn take(&mut self, commit: &mut Commit, consumer: ConsumerName, entry: InboxEntry) {
         let record = self.log.at(&entry.at).cloned();
         let mut again = self.tables.has_taken(&consumer, entry.event_id)
-            || commit.taken.iter().any(|taken| taken.consumer == consumer && taken.entry.event_id == entry.event_id);
+            || commit
+                .taken
+                .iter()
+                .any(|taken| taken.consumer == consumer && taken.entry.event_id == entry.event_id);
         if let Some(record) = &record {
             let name = (consumer.clone(), record.identity.clone());
             again |= self.tables.has_taken_copy(&name) || self.ids.contains(&name);
@@ -189,7 +193,11 @@ impl Sorting<'_> {
     }
 
     fn move_position(&mut self, commit: &mut Commit, consumer: ConsumerName, to: Position) {
-        let earlier = commit.moved.iter().rev().find(|moved| moved.consumer == consumer && moved.to.partition == to.partition);
+        let earlier = commit
+            .moved
+            .iter()
+            .rev()
+            .find(|moved| moved.consumer == consumer && moved.to.partition == to.partition);
         let from = match earlier {
             Some(moved) => Some(moved.to.offset),
             None => self.tables.position(&consumer, &to.partition),
@@ -200,7 +208,8 @@ impl Sorting<'_> {
     fn write(&mut self, commit: &mut Commit, after: &Image) {
         let name = format!("{}/{}", after.table, after.key);
         let after = Rc::new(Fact::read(after));
-        let before = self.rows.insert(name.clone(), Rc::clone(&after)).or_else(|| self.tables.row(&name).cloned());
+        let before =
+            self.rows.insert(name.clone(), Rc::clone(&after)).or_else(|| self.tables.row(&name).cloned());
         commit.rows.push(RowChange { name, before, after });
     }
 
@@ -211,7 +220,10 @@ impl Sorting<'_> {
             let known = self.tables.queue(&consumer, &id);
             let timer = match known {
                 Some(known) => known.timer,
-                None => !commit.taken.iter().any(|taken| takes(&taken)) && !self.tables.has_taken(&consumer, row.event_id),
+                None => {
+                    !commit.taken.iter().any(|taken| takes(&taken))
+                        && !self.tables.has_taken(&consumer, row.event_id)
+                }
             };
             let alive = before.as_ref().is_some_and(|before| before.dead_at.is_none());
             if alive && after.is_none() {
@@ -239,7 +251,10 @@ impl Sorting<'_> {
                 consumer: taken.consumer.clone(),
                 event_id: taken.entry.event_id,
                 origin: taken.entry.at.clone(),
-                key: taken.record.as_ref().map_or_else(|| OrderingKey(Default::default()), |record| record.key.clone()),
+                key: taken
+                    .record
+                    .as_ref()
+                    .map_or_else(|| OrderingKey(Default::default()), |record| record.key.clone()),
                 timer: false,
             });
         }

@@ -298,7 +298,10 @@ pub fn money(minor: i64, currency: &str) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use stormglass_orders::{Row, Stock as StockRow, types::{Sku, Tenant}};
+    use stormglass_orders::{
+        Row, Stock as StockRow,
+        types::{Sku, Tenant},
+    };
 
     use super::*;
 
@@ -323,21 +326,28 @@ mod tests {
     #[test]
     fn checkers_and_services_read_the_same_rows() {
         let order = |state| json!({ "Order": { "subject": subject(), "state": state, "conflicts": 0, "cancels_refused": 0 } });
-        check(order(json!({ "Foretold": "Paid" })), |fact| matches!(fact, Fact::Order(order) if order.basket().is_none()));
-        check(order(json!({ "Open": { "placed": placed(), "progress": "Paid" } })), |fact| {
-            matches!(fact, Fact::Order(order) if order.basket().is_some_and(|basket| basket.total() == 300))
-        });
-        check(order(json!({ "Confirmed": { "placed": placed() } })), |fact| {
-            matches!(fact, Fact::Order(order) if order.state.is_final())
-        });
-        check(order(json!({ "Cancelled": { "placed": null, "reason": "deadline" } })), |fact| {
-            matches!(fact, Fact::Order(order) if order.state.name() == "cancelled")
-        });
+        check(
+            order(json!({ "Foretold": "Paid" })),
+            |fact| matches!(fact, Fact::Order(order) if order.basket().is_none()),
+        );
+        check(
+            order(json!({ "Open": { "placed": placed(), "progress": "Paid" } })),
+            |fact| matches!(fact, Fact::Order(order) if order.basket().is_some_and(|basket| basket.total() == 300)),
+        );
+        check(
+            order(json!({ "Confirmed": { "placed": placed() } })),
+            |fact| matches!(fact, Fact::Order(order) if order.state.is_final()),
+        );
+        check(
+            order(json!({ "Cancelled": { "placed": null, "reason": "deadline" } })),
+            |fact| matches!(fact, Fact::Order(order) if order.state.name() == "cancelled"),
+        );
     }
 
     #[test]
     fn checkers_and_services_read_the_same_side_rows() {
-        let capture = json!({ "customer": "ann", "amount": { "minor": 300, "currency": "EUR" }, "charge": "ch-1" });
+        let capture =
+            json!({ "customer": "ann", "amount": { "minor": 300, "currency": "EUR" }, "charge": "ch-1" });
         for state in [
             json!("Void"),
             json!({ "Declined": "refused" }),
@@ -345,7 +355,9 @@ mod tests {
             json!({ "RefundOwed": capture }),
             json!({ "Refunded": { "capture": capture, "refund": "re-1" } }),
         ] {
-            check(json!({ "Payment": { "subject": subject(), "state": state } }), |fact| matches!(fact, Fact::Payment(_)));
+            check(json!({ "Payment": { "subject": subject(), "state": state } }), |fact| {
+                matches!(fact, Fact::Payment(_))
+            });
         }
         let items = json!([{ "sku": "mug", "quantity": 2 }]);
         for state in [
@@ -364,7 +376,10 @@ mod tests {
             check(row, |fact| matches!(fact, Fact::Message(message) if message.kind == "refunded"));
         }
         let stock = StockRow::seed(&Tenant::new("acme").unwrap(), &Sku::new("mug").unwrap(), 7).unwrap();
-        check(serde_json::to_value(stock).unwrap(), |fact| matches!(fact, Fact::Stock(stock) if stock.available == 7));
+        check(
+            serde_json::to_value(stock).unwrap(),
+            |fact| matches!(fact, Fact::Stock(stock) if stock.available == 7),
+        );
     }
 
     #[test]

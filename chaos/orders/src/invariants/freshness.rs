@@ -23,6 +23,7 @@ const RULE: Rule = Rule {
     id: "I14",
     name: "bounded-staleness",
     statement: "a read with a token is at least as fresh as the token, and shows what the database had at that point",
+    evidence: "client answers and the database's reads against tokens and the rows at that point of its log",
 };
 
 /// As clients see it.
@@ -49,7 +50,9 @@ impl Invariant for BoundedStaleness {
     }
 
     fn database_read(&mut self, seen: &database::Observed, world: &World) -> Verdict {
-        let database::Observed::Read { node, at_least: Some(at_least), lsn, .. } = seen else { return Ok(()) };
+        let database::Observed::Read { node, at_least: Some(at_least), lsn, .. } = seen else {
+            return Ok(());
+        };
         if lsn >= at_least || world.lost_suffix {
             return Ok(());
         }
@@ -61,7 +64,9 @@ impl Invariant for BoundedStaleness {
         match seen {
             Observed::Sent { exchange, asked, .. } => {
                 match asked {
-                    Asked::Read { order, at_least } => self.asked.insert(*exchange, (Some(*order), *at_least)),
+                    Asked::Read { order, at_least } => {
+                        self.asked.insert(*exchange, (Some(*order), *at_least))
+                    }
                     Asked::List { at_least, .. } => self.asked.insert(*exchange, (None, *at_least)),
                     Asked::Place { .. } | Asked::Cancel { .. } => None,
                 };
@@ -95,7 +100,10 @@ impl BoundedStaleness {
                 (Some(order), Some(at_least)) => self.as_stored(order, "absent", at_least, world),
                 _ => Ok(()),
             },
-            Answer::Accepted { .. } | Answer::CancelAccepted | Answer::Refused { .. } | Answer::Unknown { .. } => Ok(()),
+            Answer::Accepted { .. }
+            | Answer::CancelAccepted
+            | Answer::Refused { .. }
+            | Answer::Unknown { .. } => Ok(()),
         }
     }
 
@@ -121,7 +129,12 @@ impl BoundedStaleness {
     }
 }
 
-fn not_older(order: Option<Uuid>, at_least: Option<Freshness>, fresh: Option<Freshness>, world: &World) -> Verdict {
+fn not_older(
+    order: Option<Uuid>,
+    at_least: Option<Freshness>,
+    fresh: Option<Freshness>,
+    world: &World,
+) -> Verdict {
     let (Some(at_least), Some(fresh)) = (at_least, fresh) else { return Ok(()) };
     if fresh >= at_least || world.lost_suffix {
         return Ok(());

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::{
     Commit, EndState, Evidence, Invariant, Setup, Verdict, Violation, World, accepted, accounted, attempts,
-    effects, freshness, key_order, legal, money, notified, outbox, positions, progress, saga, settles, stock, strikes,
+    effects, freshness, key_order, legal, money, notified, outbox, positions, progress, saga, settles, stock,
+    strikes,
 };
 use crate::client;
 
@@ -127,8 +128,8 @@ impl Judge {
     }
 
     fn client(&mut self, seen: &client::Observed) -> Verdict {
-        if let client::Observed::Answered { at, answer: client::Answer::Accepted { order }, .. } = seen {
-            self.posts.push((*at, *order));
+        if let client::Observed::Answered { answer: client::Answer::Accepted { order }, .. } = seen {
+            self.posts.push((self.world.now, *order));
         }
         self.ask(|checker, world| checker.client(seen, world))
     }

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use stormglass_embedded::broker::Observed;
-use stormglass_runtime::{AfterDeath, ConsumerName, EventId, Offset, OrderingKey, OutboxRow, Partition, Record, Topic};
+use stormglass_runtime::{
+    AfterDeath, ConsumerName, EventId, Offset, OrderingKey, OutboxRow, Partition, Record, Topic,
+};
 
 use super::{Commit, Effect, Invariant, Rule, Verdict, Violation, World, log::order_of};
 
@@ -25,6 +27,7 @@ const RULE: Rule = Rule {
     id: "I4",
     name: "key-order",
     statement: "events of one key take effect, and are published, in their order",
+    evidence: "the database's commits against log offsets; the brokers' log against outbox order",
 };
 
 impl Invariant for KeyOrder {
@@ -56,13 +59,15 @@ impl Invariant for KeyOrder {
         let Observed::Appended { record, position, .. } = seen else { return Ok(()) };
         let Some(stream) = stream(record) else { return Ok(()) };
         let rows = self.written.get(&stream).map_or(&[][..], Vec::as_slice);
-        let Some(seq) = rows.iter().find(|row| row.record.headers.get("ce_id") == record.headers.get("ce_id"))
+        let Some(seq) =
+            rows.iter().find(|row| row.record.headers.get("ce_id") == record.headers.get("ce_id"))
         else {
             return Ok(());
         };
         let unseen = |row: &&std::rc::Rc<OutboxRow>| row.seq < seq.seq && !is_on_log(&row.record, world);
         let Some(overtaken) = rows.iter().find(unseen) else { return Ok(()) };
-        let subject = format!("outbox#{} overtook outbox#{} of its key at {position}", seq.seq, overtaken.seq);
+        let subject =
+            format!("outbox#{} overtook outbox#{} of its key at {position}", seq.seq, overtaken.seq);
         Err(Violation::new(RULE, world, subject)
             .expected(
                 "records of one key reach the log in the order of the outbox",
@@ -102,10 +107,12 @@ impl KeyOrder {
         if self.died.contains(&(effect.consumer.clone(), effect.event_id)) {
             return Ok(());
         }
-        let later = self.applied.insert(name, effect.origin.offset).filter(|last| *last >= effect.origin.offset);
+        let later =
+            self.applied.insert(name, effect.origin.offset).filter(|last| *last >= effect.origin.offset);
         let Some(later) = later else { return Ok(()) };
         let later = effect.origin.partition.at(later);
-        let subject = format!("{} applied {} after {later}, which is of the same key", effect.consumer, effect.origin);
+        let subject =
+            format!("{} applied {} after {later}, which is of the same key", effect.consumer, effect.origin);
         Err(Violation::new(RULE, world, subject)
             .expected("effects of a key in log order", format!("{} after {later}", effect.origin))
             .about(order_of(&effect.key)))
@@ -115,7 +122,8 @@ impl KeyOrder {
 fn nothing_before_it_waits(effect: &Effect, world: &World) -> Verdict {
     let after_death = world.setup.after_death(&effect.consumer);
     let before = world.tables.waiting(&effect.consumer, &effect.key, after_death).find(|row| {
-        row.pending.origin.partition == effect.origin.partition && row.pending.origin.offset < effect.origin.offset
+        row.pending.origin.partition == effect.origin.partition
+            && row.pending.origin.offset < effect.origin.offset
     });
     let Some(before) = before else { return Ok(()) };
     let state = if before.pending.dead_at.is_some() { "is a dead letter" } else { "waits in the queue" };
@@ -187,7 +195,12 @@ mod tests {
         let mut tale = Tale::of(KeyOrder::default());
         tale.append(0, placed(1));
         let (first, second) = (event("stock.reserved", 1, "a"), event("stock.released", 1, "b"));
-        tale.tx("w").take("inventory", 0).emit(1, "a", first.clone()).emit(2, "b", second.clone()).commit().unwrap();
+        tale.tx("w")
+            .take("inventory", 0)
+            .emit(1, "a", first.clone())
+            .emit(2, "b", second.clone())
+            .commit()
+            .unwrap();
         for (offset, record) in [first.clone(), second.clone(), first, second].into_iter().enumerate() {
             tale.try_append(offset as i64 + 1, record).unwrap();
         }

@@ -11,8 +11,12 @@ use super::{
 #[derive(Default)]
 pub struct LegalStates;
 
-const RULE: Rule =
-    Rule { id: "I5", name: "legal-states", statement: "orders, payments, reservations and messages move only as allowed" };
+const RULE: Rule = Rule {
+    id: "I5",
+    name: "legal-states",
+    statement: "orders, payments, reservations and messages move only as allowed",
+    evidence: "every committed row change against the lifecycles' edges",
+};
 
 impl Invariant for LegalStates {
     fn rule(&self) -> Rule {
@@ -33,13 +37,19 @@ impl Invariant for LegalStates {
                 }
                 (Some(Fact::Message(before)), Fact::Message(row)) => message(&before.state, &row.state),
                 (None, Fact::Message(_)) | (_, Fact::Stock(_)) => None,
-                (Some(before), after) => Some((format!("{before:?} changes as what it is"), format!("{after:?}"))),
+                (Some(before), after) => {
+                    Some((format!("{before:?} changes as what it is"), format!("{after:?}")))
+                }
             };
             let found = found.or_else(|| reason(&change.after, world));
             let Some((expected, got)) = found else { continue };
-            return Err(Violation::new(RULE, world, format!("{} changed against its lifecycle", change.name))
-                .expected(expected, got)
-                .about(change.after.order()));
+            return Err(Violation::new(
+                RULE,
+                world,
+                format!("{} changed against its lifecycle", change.name),
+            )
+            .expected(expected, got)
+            .about(change.after.order()));
         }
         Ok(())
     }
@@ -71,9 +81,8 @@ fn payment(before: Option<&PaymentState>, after: &PaymentState) -> Broken {
         (None, Void | Declined(_) | Captured(_)) => true,
         // A redriven charge that came through after all goes straight back.
         (Some(Void | Declined(_)), RefundOwed(_)) => true,
-        (Some(Captured(capture)), RefundOwed(now)) | (Some(RefundOwed(capture)), Refunded { capture: now }) => {
-            capture == now
-        }
+        (Some(Captured(capture)), RefundOwed(now))
+        | (Some(RefundOwed(capture)), Refunded { capture: now }) => capture == now,
         (None, RefundOwed(_) | Refunded { .. })
         | (Some(_), Void | Declined(_) | Captured(_))
         | (Some(RefundOwed(_) | Refunded { .. }), RefundOwed(_))
@@ -149,7 +158,8 @@ mod tests {
     #[test]
     fn payment_that_is_captured_owed_and_refunded_is_fine() {
         let refunded = json!({ "Refunded": { "capture": capture(), "refund": "re-1" } });
-        walk("payments", &[json!({ "Captured": capture() }), json!({ "RefundOwed": capture() }), refunded]).unwrap();
+        walk("payments", &[json!({ "Captured": capture() }), json!({ "RefundOwed": capture() }), refunded])
+            .unwrap();
     }
 
     #[rstest]

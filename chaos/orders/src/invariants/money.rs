@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Commit, EndState, Fact, Invariant, OrderState, Rule, Verdict, Violation, World, facts, log::order_of};
+use super::{
+    Commit, EndState, Fact, Invariant, OrderState, Rule, Verdict, Violation, World, facts, log::order_of,
+};
 use crate::provider::{Kind, Observed};
 
 /// See the module.
@@ -37,6 +39,7 @@ const RULE: Rule = Rule {
     id: "I7",
     name: "money-balanced",
     statement: "an order is charged once at most and only after the intent is committed; confirmed means paid, cancelled means not charged or refunded",
+    evidence: "the provider's ledger against committed intents, and against the orders' rows",
 };
 
 impl Invariant for MoneyBalanced {
@@ -117,7 +120,8 @@ fn charged_once(order: Uuid, account: &Account, world: &World) -> Verdict {
     if account.captures.len() <= 1 {
         return Ok(());
     }
-    let amounts: Vec<String> = account.captures.iter().map(|(_, minor)| facts::money(*minor, &account.currency)).collect();
+    let amounts: Vec<String> =
+        account.captures.iter().map(|(_, minor)| facts::money(*minor, &account.currency)).collect();
     let charges: Vec<&str> = account.captures.iter().map(|(charge, _)| charge.as_str()).collect();
     Err(Violation::new(RULE, world, format!("order {order} charged twice: {}", amounts.join(" + ")))
         .expected("at most one captured payment per order", charges.join(", "))
@@ -125,7 +129,8 @@ fn charged_once(order: Uuid, account: &Account, world: &World) -> Verdict {
 }
 
 fn refunded_rightly(order: Uuid, account: &Account, world: &World) -> Verdict {
-    let cancelled = matches!(world.order(order).map(|order| &order.state), Some(OrderState::Cancelled { .. }));
+    let cancelled =
+        matches!(world.order(order).map(|order| &order.state), Some(OrderState::Cancelled { .. }));
     let expected = if account.refunded > account.captured() {
         "at most as much as was captured"
     } else if !cancelled && !world.lost_suffix {
@@ -133,7 +138,9 @@ fn refunded_rightly(order: Uuid, account: &Account, world: &World) -> Verdict {
     } else {
         return Ok(());
     };
-    Err(Violation::new(RULE, world, format!("order {order} was refunded")).expected(expected, account.say()).about(order))
+    Err(Violation::new(RULE, world, format!("order {order} was refunded"))
+        .expected(expected, account.say())
+        .about(order))
 }
 
 /// The provider hears of an order only after the queue row that asks for it is committed. A lost suffix may have taken
@@ -143,9 +150,13 @@ fn intended(order: Uuid, kind: Kind, world: &World) -> Verdict {
     if (on_log && world.intends_call("payments", order)) || world.lost_suffix {
         return Ok(());
     }
-    Err(Violation::new(RULE, world, format!("{kind:?} of order {order} was asked for without a committed intent"))
-        .expected("a queue row with the call, committed before", "none")
-        .about(order))
+    Err(Violation::new(
+        RULE,
+        world,
+        format!("{kind:?} of order {order} was asked for without a committed intent"),
+    )
+    .expected("a queue row with the call, committed before", "none")
+    .about(order))
 }
 
 #[cfg(test)]
@@ -187,7 +198,15 @@ mod tests {
 
     #[test]
     fn confirmed_order_without_its_money_is_caught() {
-        assert!(intended().tx("orders-1").order_row(1, "confirmed").commit().unwrap_err().got.contains("nothing captured"));
+        assert!(
+            intended()
+                .tx("orders-1")
+                .order_row(1, "confirmed")
+                .commit()
+                .unwrap_err()
+                .got
+                .contains("nothing captured")
+        );
     }
 
     #[test]

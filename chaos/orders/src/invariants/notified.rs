@@ -19,6 +19,7 @@ const RULE: Rule = Rule {
     id: "I21",
     name: "notified-once",
     statement: "a customer gets one message per event, and its request is committed before it is sent",
+    evidence: "the notifier's own log against committed intents and the orders' rows",
 };
 
 impl Invariant for NotifiedOnce {
@@ -32,9 +33,13 @@ impl Invariant for NotifiedOnce {
                 if world.intends_call("notifications", *order) || world.lost_suffix {
                     return Ok(());
                 }
-                Err(Violation::new(RULE, world, format!("the message {kind:?} was asked for without an intent"))
-                    .expected("a queue row with the call, committed before", "none")
-                    .about(*order))
+                Err(Violation::new(
+                    RULE,
+                    world,
+                    format!("the message {kind:?} was asked for without an intent"),
+                )
+                .expected("a queue row with the call, committed before", "none")
+                .about(*order))
             }
             Observed::Sent { order, kind, key, .. } => {
                 let Some(first) = self.sent.insert((*order, kind.clone()), *key) else { return Ok(()) };
@@ -56,9 +61,13 @@ impl Invariant for NotifiedOnce {
             ];
             for (kind, _) in due.into_iter().filter(|(_, due)| *due) {
                 if !self.sent.contains_key(&(order, kind.to_owned())) && !world.is_stuck(order) {
-                    return Err(Violation::new(RULE, world, format!("order {order} is {kind}, and nobody was told"))
-                        .expected("one message", "none")
-                        .about(order));
+                    return Err(Violation::new(
+                        RULE,
+                        world,
+                        format!("order {order} is {kind}, and nobody was told"),
+                    )
+                    .expected("one message", "none")
+                    .about(order));
                 }
             }
         }

@@ -27,6 +27,7 @@ const RULE: Rule = Rule {
     id: "I8",
     name: "published-iff-written",
     statement: "an event is on the log exactly if its outbox row was committed",
+    evidence: "the brokers' log against committed outbox rows, both ways; dead letters against their records",
 };
 
 fn identity(record: &Record) -> Option<Identity> {
@@ -62,7 +63,13 @@ impl Invariant for PublishedIffWritten {
             return Ok(());
         }
         let Some(row) = identity(record).and_then(|identity| self.ever.get(&identity)) else {
-            return Err(violation(record, position, world, "a committed outbox row", "no such row was ever committed"));
+            return Err(violation(
+                record,
+                position,
+                world,
+                "a committed outbox row",
+                "no such row was ever committed",
+            ));
         };
         let same = row.record.value == record.value && row.record.key == record.key;
         if same || world.lost_suffix {
@@ -130,12 +137,19 @@ fn dead_letters_leave_a_record(commit: &Commit, world: &World) -> Verdict {
     for row in commit.emitted.iter().filter(|row| is_letter(&row.record)) {
         *balance.entry(row.record.topic.as_str().to_owned()).or_default() -= 1;
     }
-    let Some((topic, missing)) = balance.into_iter().find(|(_, balance)| *balance != 0) else { return Ok(()) };
-    let order = commit.queued.iter().find(|queued| queued.died()).and_then(|queued| {
-        queued.after.as_ref().and_then(|row| order_of(&row.id.key))
-    });
+    let Some((topic, missing)) = balance.into_iter().find(|(_, balance)| *balance != 0) else {
+        return Ok(());
+    };
+    let order = commit
+        .queued
+        .iter()
+        .find(|queued| queued.died())
+        .and_then(|queued| queued.after.as_ref().and_then(|row| order_of(&row.id.key)));
     Err(Violation::new(RULE, world, format!("{} wrote dead letters and {topic} apart", commit.session))
-        .expected("one record per dead letter, in its transaction", format!("{missing:+} dead letters without one"))
+        .expected(
+            "one record per dead letter, in its transaction",
+            format!("{missing:+} dead letters without one"),
+        )
         .about(order))
 }
 
@@ -182,7 +196,9 @@ mod tests {
     #[test]
     fn outbox_row_deleted_before_its_event_is_on_the_log_is_caught() {
         let mut tale = one_written();
-        assert!(tale.tx("relay").delete_outbox(1).commit().unwrap_err().subject.contains("outbox#1 was deleted"));
+        assert!(
+            tale.tx("relay").delete_outbox(1).commit().unwrap_err().subject.contains("outbox#1 was deleted")
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ const RULE: Rule = Rule {
     id: "I10",
     name: "no-early-commit",
     statement: "no position, in the database or at the brokers, is beyond an event that is not accounted for",
+    evidence: "positions as they commit, and offsets as groups report them, against the marks",
 };
 
 impl Invariant for NoEarlyCommit {
@@ -62,13 +63,18 @@ impl NoEarlyCommit {
     fn check_reports(&mut self, world: &World, before: Timestamp) -> Verdict {
         let ripe = self.reports.iter().take_while(|(at, ..)| *at < before).count();
         for (at, group, position) in self.reports.drain(..ripe) {
-            let stored = self.furthest.get(&(group.clone(), position.partition.clone())).copied().unwrap_or(0);
+            let stored =
+                self.furthest.get(&(group.clone(), position.partition.clone())).copied().unwrap_or(0);
             if position.offset > stored {
-                let mut violation = Violation::new(RULE, world, format!("{group} reported {position} to the brokers"))
-                    .expected(
-                        format!("at most {}, as far as its database ever was", position.partition.at(stored)),
-                        position.to_string(),
-                    );
+                let mut violation =
+                    Violation::new(RULE, world, format!("{group} reported {position} to the brokers"))
+                        .expected(
+                            format!(
+                                "at most {}, as far as its database ever was",
+                                position.partition.at(stored)
+                            ),
+                            position.to_string(),
+                        );
                 violation.at = at;
                 return Err(violation);
             }
@@ -89,7 +95,8 @@ fn everything_before_is_taken(moved: &Moved, world: &World) -> Verdict {
     let end = world.log.end(&to.partition);
     if to.offset > end {
         let subject = format!("{consumer} moved its position to {to}");
-        return Err(Violation::new(RULE, world, subject).expected(format!("at most the end at {end}"), to.to_string()));
+        return Err(Violation::new(RULE, world, subject)
+            .expected(format!("at most the end at {end}"), to.to_string()));
     }
     let from = from.unwrap_or_else(|| world.log.start(&to.partition));
     let missing = world
@@ -132,7 +139,14 @@ mod tests {
         let mut tale = Tale::of(NoEarlyCommit::default());
         tale.append(0, placed(1));
         tale.tx("w").take("payments", 0).at("payments", 1).commit().unwrap();
-        assert!(tale.tx("zombie").at("payments", 0).commit().unwrap_err().subject.contains("zombie moved orders@0:0"));
+        assert!(
+            tale.tx("zombie")
+                .at("payments", 0)
+                .commit()
+                .unwrap_err()
+                .subject
+                .contains("zombie moved orders@0:0")
+        );
     }
 
     #[test]

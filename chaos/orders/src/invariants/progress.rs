@@ -19,6 +19,7 @@ const RULE: Rule = Rule {
     id: "I15",
     name: "progress",
     statement: "while there is lag and nothing is broken, positions move",
+    evidence: "positions against the end of the log, while the storm is calm",
 };
 
 impl Invariant for Progress {

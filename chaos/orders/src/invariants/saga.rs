@@ -16,6 +16,7 @@ const RULE: Rule = Rule {
     id: "I16",
     name: "saga-ends-once",
     statement: "each order ends either confirmed, with its items sold, or cancelled, with none held",
+    evidence: "ends that are told on the brokers' log; orders and reservations at the end",
 };
 
 impl Invariant for SagaEndsOnce {
@@ -57,7 +58,10 @@ impl Invariant for SagaEndsOnce {
             if !whole {
                 let items = items.map_or("not reserved", ReservationState::name);
                 return Err(Violation::new(RULE, world, format!("order {order} did not end as a whole"))
-                    .expected("confirmed and sold, or cancelled and nothing held", format!("{state} and {items}"))
+                    .expected(
+                        "confirmed and sold, or cancelled and nothing held",
+                        format!("{state} and {items}"),
+                    )
                     .about(order));
             }
         }
@@ -107,6 +111,11 @@ mod tests {
         let mut tale = Tale::of(SagaEndsOnce);
         tale.append(0, event("order.confirmed", 1, "a"));
         tale.try_append(1, event("order.confirmed", 1, "a")).unwrap();
-        assert!(tale.try_append(2, event("order.cancelled", 1, "b")).unwrap_err().subject.contains("a second time"));
+        assert!(
+            tale.try_append(2, event("order.cancelled", 1, "b"))
+                .unwrap_err()
+                .subject
+                .contains("a second time")
+        );
     }
 }

@@ -5,7 +5,11 @@
 
 use stormglass_runtime::{AfterDeath, ConsumerName};
 
-use super::{EndState, Invariant, Rule, Verdict, Violation, World, facts::{PaymentState, ReservationState}, world::QueueRow};
+use super::{
+    EndState, Invariant, Rule, Verdict, Violation, World,
+    facts::{PaymentState, ReservationState},
+    world::QueueRow,
+};
 
 /// See the module.
 #[derive(Default)]
@@ -15,6 +19,7 @@ const RULE: Rule = Rule {
     id: "I11",
     name: "settles",
     statement: "after the heal everything converges: no lag, no outbox, no open order, no orphan of any kind",
+    evidence: "at the end, what the log, the queue, the outbox and the rows still hold open",
 };
 
 impl Invariant for Settles {
@@ -49,7 +54,9 @@ fn queue(world: &World) -> Option<(String, Option<uuid::Uuid>)> {
 }
 
 fn is_at_rest(consumer: &ConsumerName, row: &QueueRow, world: &World) -> bool {
-    if row.pending.dead_at.is_some() || (row.timer && row.pending.due > world.now && row.pending.claim.is_none()) {
+    if row.pending.dead_at.is_some()
+        || (row.timer && row.pending.due > world.now && row.pending.claim.is_none())
+    {
         return true;
     }
     world.setup.after_death(consumer) == AfterDeath::Hold
@@ -113,7 +120,8 @@ mod tests {
         for consumer in ["orders", "payments", "inventory"] {
             tale.tx("w").take(consumer, 0).at(consumer, 1).commit().unwrap();
         }
-        let capture = json!({ "customer": "ann", "amount": { "minor": 4999, "currency": "EUR" }, "charge": "ch-1" });
+        let capture =
+            json!({ "customer": "ann", "amount": { "minor": 4999, "currency": "EUR" }, "charge": "ch-1" });
         let paid = json!({ "Captured": capture });
         tale.tx("w")
             .order_row(1, "confirmed")

@@ -15,6 +15,7 @@ const RULE: Rule = Rule {
     id: "I6",
     name: "stock-conserved",
     statement: "available + reserved + sold of a SKU is constant, none below zero, and each item moves with its reservation",
+    evidence: "every committed change of stock against the reservations of the same transaction",
 };
 
 /// How many items moved into (reserved, sold).
@@ -95,7 +96,8 @@ impl StockConserved {
         if *available < 0 || *reserved < 0 || *sold < 0 {
             return violation(format!("stock of {sku} fell below zero"), "no negative count".to_owned());
         }
-        let supply = world.setup.stock.get(&sku).copied().unwrap_or(0);
+        let shelves = &world.setup.stock;
+        let supply = shelves.get(&sku).or_else(|| shelves.get(&stock.sku)).copied().unwrap_or(0);
         if available + reserved + sold == supply {
             return Ok(());
         }

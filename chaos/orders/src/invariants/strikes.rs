@@ -10,6 +10,7 @@ const RULE: Rule = Rule {
     id: "I20",
     name: "fault-fired",
     statement: "each fault that the case schedules has had an effect on something",
+    evidence: "the world's strike counts against the case's schedule",
 };
 
 impl Invariant for FaultFired {

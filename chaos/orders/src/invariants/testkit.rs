@@ -11,8 +11,8 @@ use stormglass_embedded::{
 };
 use stormglass_orders::types::{Currency, Money, Reference};
 use stormglass_runtime::{
-    ConsumerName, Delivered, EventId, Freshness, Headers, Image, InboxEntry, Offset, OrderingKey, OutboxRow, Partition,
-    Pending, PendingId, Position, Record, Timestamp, Topic,
+    ConsumerName, Delivered, EventId, Freshness, Headers, Image, InboxEntry, Offset, OrderingKey, OutboxRow,
+    Partition, Pending, PendingId, Position, Record, Timestamp, Topic,
 };
 use uuid::Uuid;
 
@@ -98,8 +98,16 @@ impl Tale {
     pub fn try_append(&mut self, offset: Offset, record: Record) -> Verdict {
         self.records.insert(offset, record.clone());
         let (at, record) = (self.now, record.into());
-        self.tell(Evidence::Broker(broker::Observed::Appended { at, position: partition().at(offset), record }))?;
-        self.tell(Evidence::Broker(broker::Observed::Committed { at, partition: partition(), end: offset + 1 }))
+        self.tell(Evidence::Broker(broker::Observed::Appended {
+            at,
+            position: partition().at(offset),
+            record,
+        }))?;
+        self.tell(Evidence::Broker(broker::Observed::Committed {
+            at,
+            partition: partition(),
+            end: offset + 1,
+        }))
     }
 
     #[track_caller]
@@ -116,7 +124,8 @@ impl Tale {
     /// A group's offset is set.
     pub fn report(&mut self, group: &str, next: Offset) {
         let (group, position) = (ConsumerName::from(group), partition().at(next));
-        self.tell(Evidence::Broker(broker::Observed::Reported { at: self.now, group, position })).expect("heard later");
+        self.tell(Evidence::Broker(broker::Observed::Reported { at: self.now, group, position }))
+            .expect("heard later");
     }
 
     pub fn tx(&mut self, session: &str) -> Tx<'_> {
@@ -154,14 +163,16 @@ impl Tale {
 
     /// The notifier is asked to say that an order is confirmed.
     pub fn notify_again(&mut self, order: u128, key: u128) -> Verdict {
-        let (at, key, order, kind) = (self.now, Uuid::from_u128(key), order_id(order), "confirmed".to_owned());
+        let (at, key, order, kind) =
+            (self.now, Uuid::from_u128(key), order_id(order), "confirmed".to_owned());
         self.tell(Evidence::Notifier(notifier::Observed::Requested { at, key, order, kind }))
     }
 
     /// The notifier is asked, and says so.
     pub fn notify(&mut self, order: u128, key: u128) -> Verdict {
         self.notify_again(order, key)?;
-        let (at, key, order, kind) = (self.now, Uuid::from_u128(key), order_id(order), "confirmed".to_owned());
+        let (at, key, order, kind) =
+            (self.now, Uuid::from_u128(key), order_id(order), "confirmed".to_owned());
         self.tell(Evidence::Notifier(notifier::Observed::Sent { at, key, order, kind }))
     }
 
@@ -251,7 +262,11 @@ impl Tx<'_> {
         let mut row = pending((key, seq), EventId(id), (partition().at(0), self.record(0)));
         row.due = due;
         // A timer is set by an event that took effect; an unrelated queue row stands for it.
-        let cause = pending((OrderingKey("cause".into()), 0), EventId(Uuid::nil()), (partition().at(0), self.record(0)));
+        let cause = pending(
+            (OrderingKey("cause".into()), 0),
+            EventId(Uuid::nil()),
+            (partition().at(0), self.record(0)),
+        );
         let mut tx = self.insert(consumer, row);
         tx.changes.push(Change::Pending {
             consumer: consumer.into(),
@@ -263,7 +278,11 @@ impl Tx<'_> {
 
     fn insert(mut self, consumer: &str, row: Pending) -> Self {
         self.tale.queue.insert((consumer.to_owned(), row.id.seq), row.clone());
-        self.changes.push(Change::Pending { consumer: consumer.into(), before: None, after: Some(Box::new(row)) });
+        self.changes.push(Change::Pending {
+            consumer: consumer.into(),
+            before: None,
+            after: Some(Box::new(row)),
+        });
         self
     }
 
@@ -364,7 +383,11 @@ impl Tx<'_> {
     }
 }
 
-fn pending((key, seq): (OrderingKey, i64), event_id: EventId, (origin, record): (Position, Record)) -> Pending {
+fn pending(
+    (key, seq): (OrderingKey, i64),
+    event_id: EventId,
+    (origin, record): (Position, Record),
+) -> Pending {
     Pending {
         id: PendingId { key, seq },
         event_id,

@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use stormglass_runtime::{
-    AfterDeath, ConsumerName, EventId, Offset, OrderingKey, OutboxRow, Partition, Pending, PendingId, Position,
-    Timestamp,
+    AfterDeath, ConsumerName, EventId, Offset, OrderingKey, OutboxRow, Partition, Pending, PendingId,
+    Position, Timestamp,
 };
 use stormglass_sim::FaultClass;
 use uuid::Uuid;
@@ -104,10 +104,9 @@ impl World {
 
     /// Whether `consumer` has committed that it is about to make a call for the order.
     pub fn intends_call(&self, consumer: &str, order: Uuid) -> bool {
-        self.tables
-            .queue
-            .iter()
-            .any(|((name, _), row)| name.as_str() == consumer && row.pending.call.is_some() && row.order() == Some(order))
+        self.tables.queue.iter().any(|((name, _), row)| {
+            name.as_str() == consumer && row.pending.call.is_some() && row.order() == Some(order)
+        })
     }
 }
 
@@ -146,7 +145,8 @@ impl Tables {
         for taken in &commit.taken {
             self.taken.insert((taken.consumer.clone(), taken.entry.event_id), taken.entry.at.clone());
             if let Some(record) = &taken.record {
-                self.taken_copies.insert((taken.consumer.clone(), record.identity.clone()), taken.entry.event_id);
+                self.taken_copies
+                    .insert((taken.consumer.clone(), record.identity.clone()), taken.entry.event_id);
             }
         }
         for moved in &commit.moved {
@@ -158,7 +158,9 @@ impl Tables {
                     let row = QueueRow { pending: Rc::clone(after), timer: queued.timer };
                     self.queue.insert((queued.consumer.clone(), after.id.clone()), row);
                 }
-                (Some(before), None) => drop(self.queue.remove(&(queued.consumer.clone(), before.id.clone()))),
+                (Some(before), None) => {
+                    drop(self.queue.remove(&(queued.consumer.clone(), before.id.clone())))
+                }
                 (None, None) => {}
             }
         }

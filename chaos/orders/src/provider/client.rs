@@ -34,7 +34,9 @@ fn failure(response: Response) -> ActError {
         // Turned away unread: this request certainly had no effect, an earlier one under the key may have had.
         Response::Busy => ActError::NotSent("the provider is busy".to_owned()),
         Response::Rejected(reason) => ActError::Rejected(reason),
-        Response::Done(_) | Response::Closed(_) => ActError::Unknown("an answer to another question".to_owned()),
+        Response::Done(_) | Response::Closed(_) => {
+            ActError::Unknown("an answer to another question".to_owned())
+        }
     }
 }
 
@@ -101,7 +103,11 @@ mod tests {
         let (_, patient) = (_server.clone(), &client);
         assert!(matches!(patient.close(KEY).await, Err(ActError::Unknown(_))), "closing is as slow");
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!(_server.with(|provider| provider.drain_observed()).len(), 2, "requested and captured, once");
+        assert_eq!(
+            _server.with(|provider| provider.drain_observed()).len(),
+            2,
+            "requested and captured, once"
+        );
     }
 
     #[tokio::test(start_paused = true)]

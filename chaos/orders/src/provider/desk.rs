@@ -48,7 +48,15 @@ impl Default for Manners {
 impl Manners {
     /// A third party that always works, at once.
     pub fn perfect() -> Self {
-        Manners { declined: 0.0, failed: 0.0, busy: 0.0, slow: 0.0, latency_ms_min: 0, latency_ms_max: 0, slow_ms: 0 }
+        Manners {
+            declined: 0.0,
+            failed: 0.0,
+            busy: 0.0,
+            slow: 0.0,
+            latency_ms_min: 0,
+            latency_ms_max: 0,
+            slow_ms: 0,
+        }
     }
 
     fn usual(&self) -> Range<Duration> {
@@ -94,7 +102,14 @@ pub struct Desk<Q> {
 impl<Q> Desk<Q> {
     /// An idle desk.
     pub fn new(manners: Manners, dice: Dice) -> Self {
-        Desk { manners, outage: Outage::None, dice, asked: BTreeMap::new(), arrivals: 0, work: BTreeMap::new() }
+        Desk {
+            manners,
+            outage: Outage::None,
+            dice,
+            asked: BTreeMap::new(),
+            arrivals: 0,
+            work: BTreeMap::new(),
+        }
     }
 
     /// Begins or ends an outage. What is already in work is finished.

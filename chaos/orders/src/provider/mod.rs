@@ -198,7 +198,13 @@ impl Provider {
             return Response::Rejected("no reference".to_owned());
         };
         self.charges.insert(name.as_str().to_owned(), charge.amount.minor);
-        self.observed.push(Observed::Captured { at, key, order, amount: charge.amount, charge: name.clone() });
+        self.observed.push(Observed::Captured {
+            at,
+            key,
+            order,
+            amount: charge.amount,
+            charge: name.clone(),
+        });
         self.done(key, PaymentReply::Captured(name))
     }
 
@@ -363,7 +369,9 @@ mod tests {
     #[test]
     fn charge_is_refunded_once() {
         let mut provider = perfect();
-        let Response::Done(PaymentReply::Captured(name)) = ask(&mut provider, charge(7)) else { panic!("captured") };
+        let Response::Done(PaymentReply::Captured(name)) = ask(&mut provider, charge(7)) else {
+            panic!("captured")
+        };
         assert!(matches!(ask(&mut provider, refund(8, &name)), Response::Done(PaymentReply::Refunded(_))));
         assert!(matches!(ask(&mut provider, refund(9, &name)), Response::Rejected(_)));
     }
