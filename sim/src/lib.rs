@@ -25,7 +25,7 @@ mod world;
 pub use cluster::{ClusterHandle, Message, NodeHooks};
 pub use dice::Dice;
 pub use fault::{Fault, FaultClass, Rates, Strikes};
-pub use faults::Operator;
+pub use faults::{Link, Operator};
 pub use hash::{Fingerprint, fingerprint};
 pub use history::{Event, History, Keep, What};
 pub use host::{Host, Listener, Stream};

@@ -17,25 +17,28 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Cuts one more time.
-    pub(crate) fn cut(&mut self, sim: &Sim<'_>, way: &Way) {
-        if !self.is_cut(way) && !self.is_cut(&reverse(way)) {
+    /// Cuts one more time. Whether the link was whole before.
+    pub(crate) fn cut(&mut self, sim: &Sim<'_>, way: &Way) -> bool {
+        let was_whole = self.is_whole(way);
+        if was_whole {
             sim.hold(&*way.0, &*way.1);
         }
         *self.cuts.entry(way.clone()).or_default() += 1;
+        was_whole
     }
 
-    /// Takes one cut away.
-    pub(crate) fn heal(&mut self, sim: &Sim<'_>, way: &Way) {
-        if let Some(count) = self.cuts.get_mut(way) {
-            *count -= 1;
-            if *count == 0 {
-                self.cuts.remove(way);
-                if !self.is_cut(&reverse(way)) {
-                    sim.release(&*way.0, &*way.1);
-                }
-            }
+    /// Takes one cut away. Whether that makes the link whole.
+    pub(crate) fn heal(&mut self, sim: &Sim<'_>, way: &Way) -> bool {
+        let Some(count) = self.cuts.get_mut(way) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            self.cuts.remove(way);
         }
+        let is_whole = self.is_whole(way);
+        if is_whole {
+            sim.release(&*way.0, &*way.1);
+        }
+        is_whole
     }
 
     /// Whether a message waits on one of these ways: held up by a cut, or slow.
@@ -68,12 +71,16 @@ impl Links {
     pub(crate) fn plug_in(&self, sim: &Sim<'_>, host: &Arc<str>, others: &[Arc<str>]) {
         for other in others.iter().filter(|other| *other != host) {
             let way = (Arc::clone(host), Arc::clone(other));
-            if self.is_cut(&way) || self.is_cut(&reverse(&way)) {
-                sim.hold(&**host, &**other);
-            } else {
+            if self.is_whole(&way) {
                 sim.repair_oneway(&**host, &**other);
+            } else {
+                sim.hold(&**host, &**other);
             }
         }
+    }
+
+    fn is_whole(&self, way: &Way) -> bool {
+        !self.is_cut(way) && !self.is_cut(&reverse(way))
     }
 
     fn is_cut(&self, way: &Way) -> bool {

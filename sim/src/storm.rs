@@ -87,9 +87,9 @@ impl Storm {
         self.lock().rages
     }
 
-    /// What has struck so far, in order.
-    pub(crate) fn list(&self) -> Vec<Strike> {
-        self.lock().strikes.clone()
+    /// What has struck so far, in order, without the first `known`.
+    pub(crate) fn list_since(&self, known: usize) -> Vec<Strike> {
+        self.lock().strikes.get(known..).unwrap_or_default().to_vec()
     }
 
     pub(crate) fn counts(&self) -> Strikes {

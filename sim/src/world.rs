@@ -239,9 +239,9 @@ impl World {
         self.storm.counts()
     }
 
-    /// What has struck, in order.
-    pub fn strike_list(&self) -> Vec<Strike> {
-        self.storm.list()
+    /// What has struck, in order, without the first `known`.
+    pub fn strikes_since(&self, known: usize) -> Vec<Strike> {
+        self.storm.list_since(known)
     }
 
     /// Asks a host's process to leave politely; whether there was one to ask.

@@ -180,7 +180,7 @@ fn strikes_of_one_run_repeat_without_rates() {
     let run = |port_faults| {
         let mut toy = raise(WorldOptions { port_faults, ..WorldOptions::new(4) }, 2);
         run_for(&mut toy.world, 2_000);
-        (toy.world.history().hash(), toy.world.strike_list())
+        (toy.world.history().hash(), toy.world.strikes_since(0))
     };
     let (hash, strikes) = run(PortFaults::Rates(rates));
     assert!(!strikes.is_empty());

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Begun, Lies};
+use super::{Begun, Lies, Link};
 use crate::{Fault, World, WorldError, links::Way};
 
 impl World {
@@ -10,13 +10,13 @@ impl World {
     pub(super) fn isolate(&mut self, fault: &Fault) -> Result<Begun, WorldError> {
         let hosts = self.resolve(&fault.hosts)?;
         let all = self.hosts();
-        self.begin_cut(both_ways(&hosts, &all))
+        Ok(self.begin_cut(both_ways(&hosts, &all)))
     }
 
     /// F4: `hosts` and `from` are cut off from each other.
     pub(super) fn cut_off(&mut self, fault: &Fault) -> Result<Begun, WorldError> {
         let (hosts, others) = self.sides(fault)?;
-        self.begin_cut(both_ways(&hosts, &others))
+        Ok(self.begin_cut(both_ways(&hosts, &others)))
     }
 
     /// F5: `hosts` hear nothing of what `from` sends; with a negative amount, `from` hears nothing of `hosts`.
@@ -26,7 +26,7 @@ impl World {
     pub(super) fn cut_one_way(&mut self, fault: &Fault) -> Result<Begun, WorldError> {
         let (hosts, others) = self.sides(fault)?;
         let ways = if fault.amount < 0 { ways(&hosts, &others) } else { ways(&others, &hosts) };
-        self.begin_cut(ways)
+        Ok(self.begin_cut(ways))
     }
 
     /// F8: messages between `hosts` and `from` take `amount` milliseconds more.
@@ -47,17 +47,34 @@ impl World {
         }
     }
 
+    pub(super) fn begin_cut(&mut self, ways: Vec<Way>) -> Begun {
+        for way in &ways {
+            if self.links.cut(&self.sim, way) {
+                self.tell_operator(way, Link::Cut);
+            }
+        }
+        Begun::watched(Lies::Cut(ways))
+    }
+
     pub(super) fn mend(&mut self, ways: &[Way]) {
         for way in ways {
-            self.links.heal(&self.sim, way);
+            if self.links.heal(&self.sim, way) {
+                self.tell_operator(way, Link::Mended);
+            }
         }
     }
 
-    pub(super) fn begin_cut(&mut self, ways: Vec<Way>) -> Result<Begun, WorldError> {
-        for way in &ways {
-            self.links.cut(&self.sim, way);
+    /// What nodes of one cluster tell each other does not travel on links, but must stop and go on with them.
+    fn tell_operator(&mut self, way: &Way, link: Link) {
+        let find =
+            |name: &Arc<str>| self.nodes.iter().find(|node| node.name == *name).map(|node| node.cluster);
+        let (from, to) = (find(&way.0), find(&way.1));
+        if from.is_some() && from == to {
+            let now = self.storm.time.now();
+            if let Some(operator) = &mut self.weather.operator {
+                operator.link_changed(now, (&way.0, &way.1), link);
+            }
         }
-        Ok(Begun::watched(Lies::Cut(ways)))
     }
 
     /// The two sides of a cut: an empty `from` is everyone else.

@@ -30,7 +30,7 @@ impl World {
             hosts.into_iter().partition(|host| self.apps.iter().any(|app| app.name == *host));
         if !nodes.is_empty() {
             let all = self.hosts();
-            return self.begin_cut(both_ways(&nodes, &all));
+            return Ok(self.begin_cut(both_ways(&nodes, &all)));
         }
         let mut struck = false;
         for host in &apps {

@@ -10,7 +10,7 @@ mod operators;
 
 use std::{sync::Arc, time::Duration};
 
-pub use operators::Operator;
+pub use operators::{Link, Operator};
 
 use self::hosts::Churn;
 use crate::{Fault, FaultClass, What, World, WorldError, links::Way, storm::Draw};

@@ -16,6 +16,19 @@ pub trait Operator {
 
     /// Makes the broker hand out old records once more (F20). Whether somebody will get any.
     fn redeliver(&mut self, now: Timestamp, fault: &Fault) -> bool;
+
+    /// The link between two nodes of one cluster is cut, in one direction or both, or is whole again (F3 to F5, F7).
+    /// Nothing happens by default.
+    fn link_changed(&mut self, _now: Timestamp, _nodes: (&str, &str), _link: Link) {}
+}
+
+/// What a link has become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Cut.
+    Cut,
+    /// Whole.
+    Mended,
 }
 
 impl World {
