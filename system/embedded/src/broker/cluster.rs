@@ -219,7 +219,7 @@ impl Cluster {
         match alarm {
             Alarm::Replicate(partition) => self.replicate(now, partition),
             Alarm::Produce(partition, call) => self.produce_timeout(partition, call),
-            Alarm::Fetch(number) => self.fetch_timeout(now, number),
+            Alarm::Fetch(number) => self.fetch_timeout(number),
             Alarm::Fence(node) => self.fence(now, node),
             Alarm::Shrink => self.shrink(now),
             Alarm::Session(group, member) => self.session_timeout(now, &group, &member),

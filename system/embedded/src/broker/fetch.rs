@@ -88,7 +88,7 @@ impl Cluster {
     }
 
     /// Answers the fetches that waited for this partition and now have something to read.
-    pub(super) fn wake_fetches(&mut self, _now: Timestamp, index: usize) {
+    pub(super) fn wake_fetches(&mut self, index: usize) {
         for number in self.partitions[index].fetches.clone() {
             let Some(Waiting { call, fetch }) = self.fetches.remove(&number) else { continue };
             let found = self.read(call.connection.node, &fetch);
@@ -100,7 +100,7 @@ impl Cluster {
         }
     }
 
-    pub(super) fn fetch_timeout(&mut self, _now: Timestamp, number: u64) {
+    pub(super) fn fetch_timeout(&mut self, number: u64) {
         if let Some(waiting) = self.forget_fetch(number) {
             self.out.reply(waiting.call, Response::Fetched(Vec::new()));
         }
@@ -135,13 +135,13 @@ impl Cluster {
     /// [`Cluster::redelivered`] counts when one really did.
     pub fn redeliver(
         &mut self,
-        now: Timestamp,
+        _now: Timestamp,
         partition: &Partition,
         records: usize,
     ) -> Vec<Effect<Response>> {
         if let Some(index) = self.find(partition) {
             self.partitions[index].rewind = Some(records);
-            self.wake_fetches(now, index);
+            self.wake_fetches(index);
         }
         self.out.effects()
     }

@@ -107,7 +107,6 @@ impl Group {
         member.owned = owned;
         member.join = join;
         if self.phase == Phase::Stable && known && !resubscribed && !released {
-            member.synced = false;
             return Joined::Stands;
         }
         Joined::Waits(member.joining.replace(call))

@@ -77,7 +77,7 @@ impl Cluster {
         }
         let base = partition.log.append(stamp, records, self.config.gap_every);
         let due = now.after(self.config.replication_delay);
-        partition.appended(due);
+        let new_mark = partition.appended(due);
         for (offset, record) in (base..).zip(records) {
             let event = || Observed::Appended {
                 at: now,
@@ -86,7 +86,7 @@ impl Cluster {
             };
             self.out.observe(event);
         }
-        if !self.config.replication_delay.is_zero() {
+        if new_mark && !self.config.replication_delay.is_zero() {
             self.out.alarm(due, Alarm::Replicate(index));
         }
         Ok(base)

@@ -162,12 +162,22 @@ impl Replicated {
         Watermarks { start: self.log.start(), end: self.high_watermark }
     }
 
-    /// The leader has appended: it has the whole log, its followers will from `due` on.
-    pub(super) fn appended(&mut self, due: Timestamp) {
+    /// The leader has appended: it has the whole log, its followers will from `due` on. Whether `due` is new.
+    pub(super) fn appended(&mut self, due: Timestamp) -> bool {
+        let end = self.log.end();
         if let Some(leader) = self.leader {
-            self.ends[leader] = self.log.end();
+            self.ends[leader] = end;
         }
-        self.marks.push_back((due, self.log.end()));
+        match self.marks.back_mut() {
+            Some(mark) if mark.0 == due => {
+                mark.1 = end;
+                false
+            }
+            _ => {
+                self.marks.push_back((due, end));
+                true
+            }
+        }
     }
 
     /// Gives linked followers what is due, and takes those back in sync that have all below the high watermark.
@@ -272,7 +282,7 @@ impl Cluster {
             trimmed.log.trim(start.min(trimmed.high_watermark));
             let (partition, start) = (trimmed.name.clone(), trimmed.log.start());
             self.out.observe(|| Observed::Trimmed { at: now, partition, start });
-            self.wake_fetches(now, index);
+            self.wake_fetches(index);
         }
         self.out.effects()
     }
@@ -306,7 +316,7 @@ impl Cluster {
             let (name, end) = (partition.name.clone(), partition.high_watermark);
             self.out.observe(|| Observed::Committed { at: now, partition: name, end });
             self.acknowledge(index);
-            self.wake_fetches(now, index);
+            self.wake_fetches(index);
         }
     }
 
@@ -382,7 +392,7 @@ impl Cluster {
         for pending in std::mem::take(&mut self.partitions[index].pending) {
             self.out.fail(pending.call, ErrorCode::NotLeader);
         }
-        self.wake_fetches(now, index);
+        self.wake_fetches(index);
         if self.coordinators.contains(&index) {
             self.load_groups(now, index);
         }

@@ -103,3 +103,19 @@ async fn reading_goes_on_while_leaders_change(#[case] kind: Kind) {
     }
     assert!(member.lost.is_empty());
 }
+
+#[rstest]
+#[case::embedded(Kind::Embedded)]
+#[tokio::test(start_paused = true)]
+async fn an_idle_consumer_is_quiet(#[case] kind: Kind) {
+    let sut = kind.start(Setup { partitions: 12, ..Setup::default() }).await;
+    let (client, _) = sut.client(Tuning::default());
+    let mut member = Member::join(&client).await;
+    member.until(|member| member.owned.len() == 12).await;
+    member.run(Duration::from_secs(2)).await;
+    let before = sut.requests();
+    member.run(Duration::from_secs(15)).await;
+    // Per second, two long polls at each of three leaders, and three heartbeats and a third.
+    let asked = sut.requests() - before;
+    assert!((120..=145).contains(&asked), "{asked} requests in 15 s");
+}

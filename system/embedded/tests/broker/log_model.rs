@@ -273,7 +273,7 @@ fn answers(batches: &[(u32, u32, usize)]) -> Vec<Result<Offset, ErrorCode>> {
             partition: partition(0),
             acks: Acks::All,
             stamp: Some(Stamp { producer: 1, epoch, sequence }),
-            records: vec![Arc::new(record("k", "v")); records],
+            records: (0..records).map(|_| Arc::new(record("k", "v"))).collect(),
             timeout: Duration::from_secs(1),
         };
         let call = Call { connection: Connection { node: 0, number }, number };

@@ -98,6 +98,10 @@ pub trait Sut: Send + Sync {
     /// The next fetch of the partition goes back by so many records.
     async fn redeliver(&self, partition: &Partition, records: usize);
     async fn redelivered(&self) -> u64;
+    /// The requests that were held back arrive; how many.
+    async fn deliver_held(&self, faults: &Faults) -> usize;
+    /// How many requests the brokers have seen of the clients.
+    fn requests(&self) -> u64;
 }
 
 impl Kind {
@@ -119,7 +123,7 @@ pub struct Faults {
     pub lose_acks: AtomicU64,
     /// While set, produce requests are held back instead of delivered.
     pub hold: AtomicBool,
-    held: Mutex<Vec<(Node, Request)>>,
+    pub held: Mutex<Vec<(Node, Request)>>,
 }
 
 impl Faults {
@@ -131,7 +135,7 @@ impl Faults {
 struct InProcess {
     embedded: Embedded,
     clock: Arc<dyn Clock>,
-    calls: AtomicU64,
+    requests: Arc<AtomicU64>,
 }
 
 impl InProcess {
@@ -147,11 +151,10 @@ impl InProcess {
             ..ClusterConfig::new(vec![topic]).scaled_down(10)
         };
         let config = ClusterConfig { offsets_retention: setup.offsets_retention, ..config };
-        Self { embedded: Embedded::start(config, Arc::clone(&clock)), clock, calls: AtomicU64::new(0) }
+        Self { embedded: Embedded::start(config, Arc::clone(&clock)), clock, requests: Arc::default() }
     }
 
     async fn ask(&self, node: Node, request: Request) -> Response {
-        self.calls.fetch_add(1, Ordering::SeqCst);
         let link =
             Local::new(self.embedded.server.clone(), 3, Arc::clone(&self.clock)).connect(node).await.unwrap();
         link.request(request).await.unwrap_or(Response::Failed(ErrorCode::CoordinatorNotAvailable))
@@ -164,7 +167,12 @@ impl Sut for InProcess {
         let faults = Arc::new(Faults::default());
         let server = self.embedded.server.clone();
         let local = Local::new(server.clone(), 3, Arc::clone(&self.clock));
-        let transport = Faulty { local: Arc::new(local), server, faults: Arc::clone(&faults) };
+        let transport = Faulty {
+            local: Arc::new(local),
+            server,
+            faults: Arc::clone(&faults),
+            requests: Arc::clone(&self.requests),
+        };
         let config = ClientConfig {
             delivery_timeout: tuning.delivery_timeout,
             max_poll_interval: tuning.max_poll_interval,
@@ -249,6 +257,20 @@ impl Sut for InProcess {
     async fn redelivered(&self) -> u64 {
         self.embedded.server.with(|cluster| cluster.redelivered())
     }
+
+    async fn deliver_held(&self, faults: &Faults) -> usize {
+        let held = std::mem::take(&mut *faults.held.lock().unwrap());
+        let count = held.len();
+        for (node, request) in held {
+            // The answer reaches nobody: the client gave up long ago.
+            timeout(Duration::from_millis(100), self.ask(node, request)).await.ok();
+        }
+        count
+    }
+
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
 }
 
 /// The way of one client to the brokers, with [`Faults`] on it. A broker that is down refuses connections.
@@ -256,12 +278,14 @@ struct Faulty {
     local: Arc<Local<Cluster>>,
     server: Server<Cluster>,
     faults: Arc<Faults>,
+    requests: Arc<AtomicU64>,
 }
 
 struct FaultyLink {
     node: Node,
     link: Box<dyn Link<Request, Response>>,
     faults: Arc<Faults>,
+    requests: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -270,12 +294,13 @@ impl Transport<Request, Response> for Faulty {
         if !self.server.with(|cluster| cluster.is_up(node)) || self.faults.mute.load(Ordering::SeqCst) {
             return Err(Unreachable);
         }
-        // What was held back arrives late, on whatever connection comes next.
-        if !self.faults.hold.load(Ordering::SeqCst) {
-            self.faults.deliver_held(&self.local).await;
-        }
         let link = self.local.connect(node).await?;
-        Ok(Box::new(FaultyLink { node, link, faults: Arc::clone(&self.faults) }))
+        Ok(Box::new(FaultyLink {
+            node,
+            link,
+            faults: Arc::clone(&self.faults),
+            requests: Arc::clone(&self.requests),
+        }))
     }
 
     fn nodes(&self) -> usize {
@@ -283,20 +308,10 @@ impl Transport<Request, Response> for Faulty {
     }
 }
 
-impl Faults {
-    async fn deliver_held(&self, local: &Local<Cluster>) {
-        let held = std::mem::take(&mut *self.held.lock().unwrap());
-        for (node, request) in held {
-            let link = local.connect(node).await.unwrap();
-            // The answer reaches nobody: the client gave up long ago.
-            timeout(Duration::from_millis(100), link.request(request)).await.ok();
-        }
-    }
-}
-
 #[async_trait]
 impl Link<Request, Response> for FaultyLink {
     async fn request(&self, request: Request) -> Result<Response, Unreachable> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         let produce = matches!(request, Request::Produce(_));
         if produce && self.faults.hold.load(Ordering::SeqCst) {
             self.faults.held.lock().unwrap().push((self.node, request));

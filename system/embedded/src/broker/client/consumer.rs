@@ -165,9 +165,12 @@ impl GroupConsumer {
         }
     }
 
-    fn launch_fetch(&mut self, node: usize, positions: Vec<Position>) {
+    fn launch_fetch(&mut self, node: usize, mut positions: Vec<Position>) {
         self.launched += 1;
         let number = self.launched;
+        // Whoever comes first may fill the answer, so each partition comes first in turn (KIP-74).
+        let first = usize::try_from(number).unwrap_or(0) % positions.len().max(1);
+        positions.rotate_left(first);
         self.fetching.insert(number, Flight { node, positions: positions.clone() });
         let (max_wait, max_bytes) = (self.config.fetch_max_wait, self.config.fetch_max_bytes);
         let patience = max_wait + self.config.request_timeout;
@@ -342,7 +345,12 @@ impl Consumer for GroupConsumer {
     async fn report(&mut self, positions: Vec<Position>) -> Result<(), Failure> {
         let deadline = Instant::now() + self.config.request_timeout;
         loop {
-            let commit = Request::CommitOffsets(self.shared.membership(), positions.clone());
+            let who = self.shared.membership();
+            if who.generation < 0 {
+                // Without a generation the coordinator would take it for a simple consumer's, if the group is empty.
+                return Err(Failure::NotDone(Cause::Fenced));
+            }
+            let commit = Request::CommitOffsets(who, positions.clone());
             let patience = deadline.saturating_duration_since(Instant::now());
             let failure = match self.shared.ask(&self.connections, commit, patience).await? {
                 Response::Done => return Ok(()),

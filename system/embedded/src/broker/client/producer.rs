@@ -18,7 +18,7 @@ use bytes::Bytes;
 use stormglass_runtime::{Cause, Failure, Partition, Position, Reason, Record, Topic};
 use tokio::{
     sync::{OnceCell, mpsc},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -102,14 +102,18 @@ impl ProducerCore {
     }
 
     async fn partition_count(&self, topic: &Topic, deadline: Instant) -> Result<u32, Failure> {
-        loop {
-            match self.connections.partitions(topic).await {
-                Err(Failure::NotDone(_)) if Instant::now() < deadline => {
-                    sleep(self.config.retry_backoff).await
+        let mut last = Failure::NotDone(Cause::TimedOut);
+        let patient = async {
+            loop {
+                match self.connections.partitions(topic).await {
+                    Err(failure @ Failure::NotDone(_)) => last = failure,
+                    answer => return answer,
                 }
-                answer => return answer,
+                sleep(self.config.retry_backoff).await;
             }
-        }
+        };
+        let answer = timeout_at(deadline, patient).await;
+        answer.unwrap_or(Err(last))
     }
 
     /// Queues what can be sent, in one step, so that two publishes do not mix their orders.
@@ -228,10 +232,13 @@ impl ProducerCore {
                 // Only a batch that no earlier attempt can have left in the log is certainly not there.
                 Err(rejected) => return Err(doubt.map_or(rejected, Failure::Unknown)),
             }
-            let pause = self.config.retry_backoff.min(deadline.saturating_duration_since(Instant::now()));
-            sleep(pause).await;
-            // Whoever answers next, the metadata tells who that is; if nobody tells, the next attempt says so.
-            self.connections.refresh(std::slice::from_ref(&partition.topic)).await.unwrap_or(());
+            let again = async {
+                sleep(self.config.retry_backoff).await;
+                // Whoever leads now, the metadata tells; if nobody tells, the next attempt says so.
+                self.connections.refresh(std::slice::from_ref(&partition.topic)).await.unwrap_or(());
+            };
+            // The deadline holds whatever is being waited for; the loop looks at it.
+            timeout_at(deadline, again).await.unwrap_or(());
         }
         Err(doubt.map_or(Failure::NotDone(last), Failure::Unknown))
     }
@@ -243,10 +250,12 @@ impl ProducerCore {
         records: &[Arc<Record>],
         deadline: Instant,
     ) -> Result<i64, Failure> {
-        let producer = *self.id.get_or_try_init(|| self.init_producer()).await?;
+        let producer = timeout_at(deadline, self.id.get_or_try_init(|| self.init_producer()))
+            .await
+            .unwrap_or(Err(Failure::NotDone(Cause::TimedOut)))?;
         let leader = self.connections.leader(partition).ok_or(Failure::NotDone(Cause::NotLeader))?;
         let stamp = self.state().lanes.get(partition).map(|lane| Stamp {
-            producer,
+            producer: *producer,
             epoch: lane.epoch,
             sequence: lane.sequence,
         });
