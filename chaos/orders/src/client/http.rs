@@ -106,7 +106,7 @@ async fn connection(wire: Box<dyn Wire>, router: Router, shutdown: CancellationT
 #[derive(Debug)]
 pub(super) enum Lost {
     /// The request certainly did not leave.
-    NotSent(String),
+    NotSent,
     /// It may have arrived.
     Unknown(String),
 }
@@ -151,15 +151,12 @@ impl<N: Network> Connections<N> {
                 return Ok(sender);
             }
         }
-        let not_sent = |error: String| Lost::NotSent(error);
         let connecting = async {
-            let wire = self.network.dial(gateway).await.map_err(|error| error.to_string())?;
-            handshake(TokioIo::new(wire)).await.map_err(|error| error.to_string())
+            let wire = self.network.dial(gateway).await.ok()?;
+            handshake(TokioIo::new(wire)).await.ok()
         };
-        let (sender, connection) = timeout(self.patience, connecting)
-            .await
-            .map_err(|_| not_sent("no connection in time".to_owned()))?
-            .map_err(not_sent)?;
+        let connected = timeout(self.patience, connecting).await;
+        let (sender, connection) = connected.ok().flatten().ok_or(Lost::NotSent)?;
         drop(tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection broke off");
@@ -171,5 +168,5 @@ impl<N: Network> Connections<N> {
 
 /// hyper calls a request canceled that was never written: its connection had closed before.
 fn lost(error: &hyper::Error) -> Lost {
-    if error.is_canceled() { Lost::NotSent(error.to_string()) } else { Lost::Unknown(error.to_string()) }
+    if error.is_canceled() { Lost::NotSent } else { Lost::Unknown(error.to_string()) }
 }

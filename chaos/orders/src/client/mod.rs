@@ -188,7 +188,7 @@ impl<N: Network> Session<N> {
         let answer = match ask.into_request() {
             Ok(request) => match self.connections.send(gateway, request).await {
                 Ok(response) => self.understand(&asked, &tenant, &response).await,
-                Err(Lost::NotSent(_)) => Answer::Refused { status: 0, problem: "not-sent".to_owned() },
+                Err(Lost::NotSent) => Answer::Refused { status: 0, problem: "not-sent".to_owned() },
                 Err(Lost::Unknown(why)) => Answer::Unknown { why },
             },
             Err(error) => Answer::Refused { status: 0, problem: error.to_string() },

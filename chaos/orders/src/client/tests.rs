@@ -117,11 +117,11 @@ async fn run(network: Wires, gateways: &[&str], operation: Operation) -> Vec<Obs
 }
 
 fn answers(seen: &[Observed]) -> Vec<&Answer> {
-    let answer = |seen| match seen {
-        &Observed::Answered { ref answer, .. } => Some(answer),
+    let answers = seen.iter().filter_map(|seen| match seen {
+        Observed::Answered { answer, .. } => Some(answer),
         Observed::Sent { .. } => None,
-    };
-    seen.iter().filter_map(answer).collect()
+    });
+    answers.collect()
 }
 
 #[tokio::test(start_paused = true)]

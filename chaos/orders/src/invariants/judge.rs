@@ -165,7 +165,7 @@ impl Judge {
         Ok(())
     }
 
-    fn tell(&self, mut violation: Violation) -> Violation {
+    fn tell(&self, mut violation: Box<Violation>) -> Box<Violation> {
         if let Some(order) = violation.order {
             violation.chain = self.story(order, violation.at);
         }

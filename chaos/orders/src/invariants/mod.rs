@@ -169,7 +169,7 @@ pub struct Rule {
 }
 
 /// What a checker answers.
-pub type Verdict = Result<(), Violation>;
+pub type Verdict = Result<(), Box<Violation>>;
 
 /// A checker. It implements the witnesses it listens to; whatever it is shown is already part of `world`.
 pub trait Invariant {
@@ -266,8 +266,8 @@ pub struct Violation {
 
 impl Violation {
     /// `rule` does not hold for `subject`, as of `world`'s present.
-    pub fn new(rule: Rule, world: &World, subject: impl Into<String>) -> Self {
-        Violation {
+    pub fn new(rule: Rule, world: &World, subject: impl Into<String>) -> Box<Self> {
+        Box::new(Violation {
             invariant: rule.name,
             at: world.now,
             subject: subject.into(),
@@ -275,12 +275,12 @@ impl Violation {
             got: String::new(),
             order: None,
             chain: Vec::new(),
-        }
+        })
     }
 
     /// With what must be, and what was seen.
     #[must_use]
-    pub fn expected(mut self, expected: impl Into<String>, got: impl Into<String>) -> Self {
+    pub fn expected(mut self: Box<Self>, expected: impl Into<String>, got: impl Into<String>) -> Box<Self> {
         self.expected = expected.into();
         self.got = got.into();
         self
@@ -288,7 +288,7 @@ impl Violation {
 
     /// With the order concerned.
     #[must_use]
-    pub fn about(mut self, order: impl Into<Option<Uuid>>) -> Self {
+    pub fn about(mut self: Box<Self>, order: impl Into<Option<Uuid>>) -> Box<Self> {
         self.order = order.into();
         self
     }

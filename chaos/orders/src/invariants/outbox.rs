@@ -96,7 +96,13 @@ fn order(record: &Record) -> Option<uuid::Uuid> {
     record.key.clone().and_then(|key| order_of(&stormglass_runtime::OrderingKey(key)))
 }
 
-fn violation(record: &Record, position: &Position, world: &World, expected: &str, got: &str) -> Violation {
+fn violation(
+    record: &Record,
+    position: &Position,
+    world: &World,
+    expected: &str,
+    got: &str,
+) -> Box<Violation> {
     let kind = record.headers.text("ce_type").unwrap_or("a record");
     Violation::new(RULE, world, format!("{kind} at {position} was published"))
         .expected(expected, got)
