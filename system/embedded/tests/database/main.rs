@@ -82,6 +82,7 @@ contract! {
         d17_a_switchover_loses_nothing,
         d17_with_synchronous_replication_nothing_acknowledged_is_lost,
         a_commit_waits_for_a_synchronous_replica_that_is_down,
+        d3_a_commit_that_waits_for_the_replica_survives_a_crash_unacknowledged,
         a_replica_lags_and_a_token_makes_reads_fresh,
         a_token_of_a_lost_suffix_is_answered_on_the_new_timeline,
         a_fenced_primary_rejoins_as_a_replica,

@@ -113,6 +113,21 @@ pub async fn a_commit_waits_for_a_synchronous_replica_that_is_down(adapter: Adap
     assert_eq!(stored(&sut).await, [at(2, account(1, 1))]);
 }
 
+pub async fn d3_a_commit_that_waits_for_the_replica_survives_a_crash_unacknowledged(adapter: Adapter) {
+    let sut = started(adapter, Config { replication: Replication::Synchronous, ..Config::default() }).await;
+    sut.operator.crash(1).await;
+    let mut session = sut.begin().await;
+    session.execute(update(1, account(1, 1))).await.unwrap();
+    let commit = tokio::spawn(session.commit());
+    pause(100).await;
+    sut.operator.crash(0).await;
+    assert_eq!(commit.await.unwrap(), Err(Failure::Unknown(Cause::Disconnected)));
+    sut.operator.restart(0).await;
+    let (rows, _) = sut.client.read(vec![Key::Account(1)], None).await.unwrap();
+    assert_eq!(rows, [at(2, account(1, 1))], "it is in the log");
+    assert_eq!(sut.operator.leftovers().await, (0, 0));
+}
+
 pub async fn a_replica_lags_and_a_token_makes_reads_fresh(adapter: Adapter) {
     let sut = started(adapter, Config::default()).await;
     let read = |at_least| sut.client.read(vec![Key::Account(1)], at_least);
