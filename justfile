@@ -18,11 +18,11 @@ lint:
 
 # Benches against the saved baseline; the first run makes it, `just baseline` makes a new one.
 bench *ARGS:
-    cargo bench --package stormglass-benches -- --baseline-lenient main {{ ARGS }}
+    cargo bench --profile chaos --package stormglass-benches -- --baseline-lenient main {{ ARGS }}
 
 # Saves what the benches measure now as the baseline.
 baseline *ARGS:
-    cargo bench --package stormglass-benches -- --save-baseline main {{ ARGS }}
+    cargo bench --profile chaos --package stormglass-benches -- --save-baseline main {{ ARGS }}
 
 # Plants each bug of chaos/bugs and reports how many seeds find it.
 power *ARGS:
