@@ -39,6 +39,8 @@ async fn a_paused_partition_is_silent_until_resumed_or_sought(#[case] kind: Kind
     let mut member = Member::join(&client).await;
     member.until(|member| !member.owned.is_empty()).await;
     for resume in [true, false] {
+        // A fetch is on its way when the partition is paused.
+        member.run(Duration::from_millis(100)).await;
         member.consumer.pause(&[partition(0)]);
         let seen = member.seen.len();
         publish(&client, "k", "v").await.unwrap();

@@ -173,7 +173,9 @@ impl Member {
 
     /// Joins and fetches the assignment, however long that takes.
     async fn join(&mut self) -> Result<BTreeSet<Partition>, Unrest> {
-        let patience = self.config.rebalance_timeout + self.config.request_timeout;
+        // A join waits for the slowest member, but one that waits at a coordinator which is gone without a sign would
+        // wait for ever. Joining again is harmless: it takes the place of the join that waits.
+        let patience = self.config.session_timeout;
         loop {
             let join = Request::Join(Join {
                 group: self.shared.group.clone(),
