@@ -41,7 +41,7 @@ fn bare(hosts: usize) -> Duration {
     let mut builder = turmoil::Builder::new();
     let mut sim = builder.tick_duration(Duration::from_millis(10)).rng_seed(1).build();
     for n in 0..hosts {
-        sim.host(format!("idle-{n}"), || std::future::pending());
+        sim.host(format!("idle-{n}"), std::future::pending);
     }
     timed(|| assert!(sim.step().is_ok())) / STEPS / u32::try_from(hosts).unwrap_or(1)
 }

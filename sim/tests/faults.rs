@@ -3,6 +3,7 @@
 mod toy;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -313,4 +314,31 @@ fn what_cannot_be_struck_is_refused_by_name() {
     assert!(matches!(unknown, WorldError::UnknownHost(name) if name == "nobody"));
     let drawn = toy.world.strike(&fault(FaultClass::LostAck, &["client-0"], 1)).unwrap_err();
     assert!(matches!(drawn, WorldError::NotScheduled("F2")));
+}
+
+#[test]
+fn a_storm_of_all_classes_takes_the_same_course_again() {
+    let course = |seed: u64| {
+        let rates = Rates { late: 0.05, ..Rates::default() };
+        let mut toy =
+            raise(WorldOptions { port_faults: PortFaults::Rates(rates), ..WorldOptions::new(seed) }, 4);
+        toy.world.set_operator(Conductor(Arc::default()));
+        for class in FaultClass::ALL {
+            run_for(&mut toy.world, 100);
+            let client = format!("client-{}", class as u64 % 4);
+            let fault =
+                Fault { amount: 80, from: vec!["echo-0".to_owned()], ..fault(class, &[&client], 350) };
+            match toy.world.strike(&fault) {
+                Ok(()) | Err(WorldError::NotScheduled(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        toy.world.calm().unwrap();
+        run_for(&mut toy.world, 1_000);
+        (toy.world.history().hash(), toy.world.strikes_since(0))
+    };
+    let first = course(1);
+    assert!(first.1.iter().map(|strike| strike.class).collect::<BTreeSet<_>>().len() >= 10, "{:?}", first.1);
+    assert_ne!(course(2), first);
+    assert_eq!(course(1), first);
 }

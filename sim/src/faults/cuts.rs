@@ -47,13 +47,17 @@ impl World {
         }
     }
 
-    pub(super) fn begin_cut(&mut self, ways: Vec<Way>) -> Begun {
-        for way in &ways {
+    fn begin_cut(&mut self, ways: Vec<Way>) -> Begun {
+        self.cut(&ways);
+        Begun::watched(Lies::Cut(ways))
+    }
+
+    pub(super) fn cut(&mut self, ways: &[Way]) {
+        for way in ways {
             if self.links.cut(&self.sim, way) {
                 self.tell_operator(way, Link::Cut);
             }
         }
-        Begun::watched(Lies::Cut(ways))
     }
 
     pub(super) fn mend(&mut self, ways: &[Way]) {

@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Begun, Lies, cuts::both_ways};
-use crate::{Fault, World, WorldError, app::State, hash::fingerprint, links::Links};
+use crate::{
+    Fault, World, WorldError,
+    app::State,
+    hash::fingerprint,
+    links::{Links, Way},
+};
 
 /// Members that leave and come back, one at a time.
 pub(super) struct Churn {
@@ -28,20 +33,19 @@ impl World {
         let hosts = self.resolve(&fault.hosts)?;
         let (apps, nodes): (Vec<_>, Vec<_>) =
             hosts.into_iter().partition(|host| self.apps.iter().any(|app| app.name == *host));
-        if !nodes.is_empty() {
-            let all = self.hosts();
-            return Ok(self.begin_cut(both_ways(&nodes, &all)));
-        }
-        let mut struck = false;
+        let ways = both_ways(&nodes, &self.hosts());
+        self.cut(&ways);
+        let mut struck = !nodes.is_empty();
         for host in &apps {
             let app = self.app(host)?;
             app.pauses += 1;
             struck |= app.is_running();
         }
-        Ok(Begun::done(Lies::Paused(apps), struck))
+        Ok(Begun::done(Lies::Paused(apps, ways), struck))
     }
 
-    pub(super) fn resume(&mut self, hosts: &[Arc<str>]) -> Result<(), WorldError> {
+    pub(super) fn resume(&mut self, hosts: &[Arc<str>], ways: &[Way]) -> Result<(), WorldError> {
+        self.mend(ways);
         for host in hosts {
             self.app(host)?.pauses -= 1;
         }

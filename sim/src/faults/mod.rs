@@ -38,7 +38,7 @@ enum Lies {
     Cut(Vec<Way>),
     Slow(Vec<Way>, Duration),
     Down(Vec<Arc<str>>),
-    Paused(Vec<Arc<str>>),
+    Paused(Vec<Arc<str>>, Vec<Way>),
     Skewed(Vec<Arc<str>>, i64),
     Churning(Churn),
     /// It was an instant.
@@ -168,7 +168,7 @@ impl World {
                     self.revive(&host)?;
                 }
             }
-            Lies::Paused(hosts) => self.resume(&hosts)?,
+            Lies::Paused(hosts, ways) => self.resume(&hosts, &ways)?,
             Lies::Skewed(hosts, offset_ms) => self.turn_back(&hosts, offset_ms)?,
             Lies::Churning(churn) => self.settle(&churn)?,
             Lies::Nothing => {}
