@@ -1,0 +1,147 @@
+//! G5: a dead letter is there once, its key is held or goes on, and an operator decides what becomes of it.
+
+use stormglass_runtime::{AfterDeath, Audit, DEAD_LETTER, DISCARDED, Record};
+
+use crate::{
+    cluster::{Cluster, garbage},
+    ledger::{FORBIDDEN, Ledger, Script, given_up},
+};
+
+fn audit(cluster: &Cluster) -> Audit {
+    Audit { by: "operator".to_owned(), reason: "test".to_owned(), at: cluster.clock.now() }
+}
+
+fn is_dead(cluster: &Cluster) -> bool {
+    cluster.tables().pending.values().any(|row| row.dead_at.is_some())
+}
+
+fn of_type<'a>(records: &'a [Record], kind: &str) -> Vec<&'a Record> {
+    records.iter().filter(|record| record.headers.text("ce_type") == Some(kind)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_holds_its_key_until_it_is_redriven_in_its_place() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    let (worker, relay) = (cluster.worker(&ledger, |_| {}), cluster.relay());
+    cluster.publish(Script::Refused, "a", 1).await;
+    cluster.publish(Script::Entry, "a", 2).await;
+    cluster.until("death", is_dead).await;
+    cluster.publish(Script::Entry, "a", 3).await;
+    cluster.publish(Script::Entry, "b", 4).await;
+    cluster
+        .until("the other key", |cluster| cluster.entries("b") == [4] && cluster.tables().inbox.len() == 5)
+        .await;
+    assert_eq!(cluster.entries("a"), [given_up(1)]);
+    ledger.provider().gate = true;
+    let dead = cluster.dead_letters().list(10).await.unwrap();
+    assert_eq!((dead.len(), dead[0].attempts), (1, 3));
+    let redriven = cluster.dead_letters().redrive(&[dead[0].id.clone()], &audit(&cluster)).await;
+    assert_eq!(redriven, Ok(1));
+    cluster.settled().await;
+    assert_eq!(cluster.entries("a"), [given_up(1), 1, 2, 3]);
+    let letters = cluster.appended("ledger.dlq");
+    let letters = of_type(&letters, DEAD_LETTER);
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].headers.text("origin-offset"), Some("0"));
+    assert_eq!(letters[0].headers.text("attempts"), Some("3"));
+    assert_eq!(letters[0].headers.text("origin.ce_type"), Some("refused"));
+    worker.drain().await;
+    relay.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_skip_the_key_goes_on() {
+    let cluster = Cluster::new(1);
+    let worker = cluster.worker(&Ledger::default(), |config| config.after_death = AfterDeath::Skip);
+    cluster.publish(Script::Refused, "a", 1).await;
+    cluster.publish(Script::Entry, "a", 2).await;
+    cluster.publish(Script::Hopeless, "a", 3).await;
+    cluster.publish(Script::Entry, "a", 4).await;
+    cluster.until("the end", |cluster| cluster.entries("a") == [given_up(1), 2, given_up(3), 4]).await;
+    cluster.publish(Script::Entry, "a", 5).await;
+    cluster.until("one more", |cluster| cluster.entries("a").ends_with(&[5])).await;
+    assert_eq!(cluster.tables().pending.len(), 2);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discarded_letter_is_gone_with_a_record_of_who_and_why() {
+    let cluster = Cluster::new(1);
+    let (worker, relay) = (cluster.worker(&Ledger::default(), |_| {}), cluster.relay());
+    cluster.publish(Script::Hopeless, "a", 1).await;
+    cluster.publish(Script::Entry, "a", 2).await;
+    cluster.until("death", is_dead).await;
+    let id = cluster.dead_letters().list(1).await.unwrap()[0].id.clone();
+    let letters = cluster.dead_letters();
+    assert_eq!(letters.discard(std::slice::from_ref(&id), &audit(&cluster)).await, Ok(1));
+    assert_eq!(letters.discard(&[id], &audit(&cluster)).await, Ok(0));
+    cluster.settled().await;
+    assert_eq!(cluster.entries("a"), [given_up(1), 2]);
+    cluster.until("the outbox", |cluster| cluster.tables().outbox.is_empty()).await;
+    let records = cluster.appended("ledger.dlq");
+    assert_eq!(of_type(&records, DEAD_LETTER).len(), 1);
+    assert_eq!(of_type(&records, DISCARDED)[0].headers.text("by"), Some("operator"));
+    worker.drain().await;
+    relay.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_read_dies_at_once_with_its_payload_cut() {
+    let cluster = Cluster::new(1);
+    let (worker, relay) =
+        (cluster.worker(&Ledger::default(), |config| config.dlq_payload_limit = 100), cluster.relay());
+    cluster.publish_record(garbage("a", 5_000)).await;
+    cluster.publish(Script::Entry, "b", 2).await;
+    cluster.until("death", is_dead).await;
+    cluster.until("the outbox", |cluster| cluster.tables().outbox.is_empty()).await;
+    let letters = cluster.appended("ledger.dlq");
+    assert_eq!((letters.len(), letters[0].value.len()), (1, 100));
+    assert_eq!(letters[0].headers.text("origin-bytes"), Some("5000"));
+    assert!(cluster.entries("a").is_empty(), "nothing to give up");
+    worker.drain().await;
+    relay.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_store_rejects_dies_alone() {
+    let cluster = Cluster::new(1);
+    for number in 1..=40 {
+        let forbidden = if number == 13 { FORBIDDEN } else { number };
+        cluster.publish(Script::Entry, &format!("a{}", number % 4), forbidden).await;
+    }
+    let worker = cluster.worker(&Ledger::default(), |_| {});
+    cluster.until("the end", Cluster::is_caught_up_with_forty).await;
+    let dead: Vec<_> =
+        cluster.tables().pending.values().filter(|row| row.dead_at.is_some()).cloned().collect();
+    assert_eq!(dead.len(), 1);
+    assert!(dead[0].error.as_deref().unwrap_or_default().contains("accounts_without_the_beast"), "{dead:?}");
+    assert_eq!(cluster.entries("a1"), [1, 5, 9, given_up(FORBIDDEN)]);
+    assert_eq!(cluster.tables().pending.len(), 1 + [17, 21, 25, 29, 33, 37].len());
+    for account in [0, 2, 3] {
+        let expected: Vec<u64> = (1..=40).filter(|number| number % 4 == account).collect();
+        assert_eq!(cluster.entries(&format!("a{account}")), expected);
+    }
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_store_rejects_in_the_queue_dies_there_alone() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    let worker = cluster.worker(&ledger, |_| {});
+    for (account, number) in [("a", 1), ("b", FORBIDDEN), ("b", 14), ("c", 15)] {
+        cluster.publish(Script::Charge, account, number).await;
+    }
+    cluster.until("the end", |cluster| cluster.entries("c") == [15] && is_dead(cluster)).await;
+    assert_eq!(cluster.entries("a"), [1]);
+    // The provider has charged it: giving up would deny that.
+    assert!(cluster.entries("b").is_empty());
+    worker.drain().await;
+}
+
+impl Cluster {
+    fn is_caught_up_with_forty(&self) -> bool {
+        self.is_caught_up() && self.tables().inbox.len() == 40
+    }
+}

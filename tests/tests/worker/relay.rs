@@ -1,0 +1,154 @@
+//! G6: what was written is published, in key order, through failing records, takeovers and failovers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use stormglass_embedded::{
+    broker::{Client, ClientConfig},
+    database::{Config, Promotion},
+};
+use stormglass_runtime::{Cause, Failure, Position, Producer, Reason, Record};
+
+use crate::{
+    cluster::Cluster,
+    ledger::{Ledger, Script},
+};
+
+/// A producer that fails some records: unknown every third time, rejected while the key says so.
+struct Flaky {
+    inner: Arc<Client>,
+    calls: AtomicU64,
+    rejected_calls: u64,
+}
+
+impl Flaky {
+    fn over(cluster: &Cluster, rejected_calls: u64) -> Arc<Self> {
+        let inner = cluster.broker.client(ClientConfig::new("flaky"));
+        Arc::new(Self { inner, calls: AtomicU64::new(0), rejected_calls })
+    }
+}
+
+#[async_trait]
+impl Producer for Flaky {
+    async fn publish(&self, records: Vec<Record>) -> Vec<Result<Position, Failure>> {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut broken: BTreeMap<_, Failure> = BTreeMap::new();
+        let mut results = Vec::new();
+        for (place, record) in records.into_iter().enumerate() {
+            if broken.contains_key(&record.key) {
+                results.push(Err(Failure::NotDone(Cause::Predecessor)));
+                continue;
+            }
+            if record.key.as_deref() == Some(b"a0-copy") && call < self.rejected_calls {
+                let failure = Failure::Rejected(Reason::UnknownTopic("refused".to_owned()));
+                broken.insert(record.key.clone(), failure.clone());
+                results.push(Err(failure));
+                continue;
+            }
+            let key = record.key.clone();
+            let result = self.inner.publish(vec![record]).await.remove(0);
+            // It is published, and nobody is told.
+            let lost = (call + place as u64).is_multiple_of(3) && call < 10;
+            let result = if lost { Err(Failure::Unknown(Cause::TimedOut)) } else { result };
+            if let Err(failure) = &result {
+                broken.insert(key, failure.clone());
+            }
+            results.push(result);
+        }
+        results
+    }
+}
+
+async fn publish(cluster: &Cluster, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        cluster.publish(Script::Published, &format!("a{}", number % 4), number).await;
+    }
+}
+
+/// What became of the copies: entered once each, in order.
+#[track_caller]
+fn check(cluster: &Cluster, numbers: std::ops::Range<u64>) {
+    for account in 0..4 {
+        let expected: Vec<u64> = numbers.clone().filter(|number| number % 4 == account).collect();
+        assert_eq!(cluster.entries(&format!("a{account}-copy")), expected);
+    }
+}
+
+fn is_published(cluster: &Cluster) -> bool {
+    cluster.tables().outbox.is_empty() && cluster.is_settled()
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_fail_are_published_later_in_the_order_of_their_key() {
+    let cluster = Cluster::new(2);
+    let worker = cluster.worker(&Ledger::default(), |_| {});
+    let relay = cluster.relay_over(Flaky::over(&cluster, 0));
+    publish(&cluster, 0..60).await;
+    cluster.until("publishing", is_published).await;
+    check(&cluster, 0..60);
+    worker.drain().await;
+    relay.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_record_holds_its_key_and_no_other() {
+    let cluster = Cluster::new(2);
+    let worker = cluster.worker(&Ledger::default(), |_| {});
+    publish(&cluster, 0..40).await;
+    cluster.until("forty", |cluster| cluster.tables().outbox.len() == 40).await;
+    let relay = cluster.relay_over(Flaky::over(&cluster, 3));
+    cluster.until("the others", |cluster| cluster.entries("a1-copy").len() == 10).await;
+    cluster.until("publishing", is_published).await;
+    check(&cluster, 0..40);
+    worker.drain().await;
+    relay.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_takes_over_from_a_relay_that_was_killed_and_at_once_from_one_that_drained() {
+    let cluster = Cluster::new(2);
+    let worker = cluster.worker(&Ledger::default(), |_| {});
+    let mut relays = vec![cluster.relay(), cluster.relay(), cluster.relay()];
+    publish(&cluster, 0..20).await;
+    cluster.until("publishing", is_published).await;
+    relays.remove(0).kill().await;
+    publish(&cluster, 20..40).await;
+    cluster.until("publishing", is_published).await;
+    relays.remove(0).drain().await;
+    publish(&cluster, 40..60).await;
+    cluster.until("publishing", is_published).await;
+    check(&cluster, 0..60);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_that_gives_a_number_to_another_row_loses_no_record() {
+    for pause in 0..40 {
+        let config = Config { replication_lag: Duration::from_millis(40), ..Config::default() };
+        let cluster = Cluster::with(2, config);
+        let worker = cluster.worker(&Ledger::default(), |_| {});
+        let relay = cluster.relay_over(Flaky::over(&cluster, 0));
+        cluster.until("positions", |cluster| cluster.tables().positions.len() == 2).await;
+        publish(&cluster, 0..20).await;
+        tokio::time::sleep(Duration::from_millis(2 * pause)).await;
+        cluster.database.affect(|database| database.promote(Promotion::LosingSuffix));
+        publish(&cluster, 20..30).await;
+        cluster.until("publishing", is_published).await;
+        for account in 0..4 {
+            let mut entries = cluster.entries(&format!("a{account}-copy"));
+            entries.sort_unstable();
+            entries.dedup();
+            let expected: Vec<u64> = (0..30).filter(|number| number % 4 == account).collect();
+            assert_eq!(entries, expected, "pause {pause}");
+        }
+        worker.drain().await;
+        relay.drain().await;
+    }
+}
