@@ -217,3 +217,126 @@ fn shorten(mut steps: Vec<String>) -> Vec<String> {
     }
     steps
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use stormglass_runtime::derive_id;
+    use uuid::Uuid;
+
+    use super::super::testkit::{Tale, event_of, placed_as};
+    use crate::client::{Answer, Asked};
+
+    fn order() -> Uuid {
+        derive_id("order/v1", &[b"acme", b"k1"])
+    }
+
+    fn accepted(tale: &mut Tale) {
+        let (tenant, idempotency_key) = ("acme".to_owned(), "k1".to_owned());
+        tale.append(0, placed_as(order()));
+        let asked = Asked::Place { tenant, idempotency_key, total_minor: 4999 };
+        tale.exchange(asked, Answer::Accepted { order: order() }).unwrap();
+    }
+
+    fn mug(state: &str) -> Value {
+        json!({ state: [{ "sku": "mug", "quantity": 1 }] })
+    }
+
+    /// payments asks, the provider captures, payment.captured is published at offset 1.
+    fn paid(tale: &mut Tale) {
+        let capture =
+            json!({ "customer": "ann", "amount": { "minor": 4999, "currency": "EUR" }, "charge": "ch-7" });
+        let event = event_of("payment.captured", order(), "captured");
+        tale.tx("payments-1")
+            .take("payments", 0)
+            .queue_call("payments", 0, 1)
+            .at("payments", 1)
+            .commit()
+            .unwrap();
+        tale.charge_of(order(), 7, 4999).unwrap();
+        let settled = tale.tx("payments-1").dequeue("payments", 1).row_of(
+            "payments",
+            order(),
+            json!({ "Captured": capture }),
+        );
+        settled.emit(1, "captured", event.clone()).commit().unwrap();
+        tale.append(1, event);
+        tale.tx("relay-1").delete_outbox(1).commit().unwrap();
+    }
+
+    /// inventory reserves, stock.reserved is published at offset 2.
+    fn reserved(tale: &mut Tale) {
+        let event = event_of("stock.reserved", order(), "reserved");
+        let lane = tale.tx("inventory-1").take("inventory", 0).at("inventory", 2).stock("mug", (9, 1, 0));
+        lane.row_of("reservations", order(), mug("Reserved"))
+            .emit(2, "reserved", event.clone())
+            .commit()
+            .unwrap();
+        tale.append(2, event);
+        tale.tx("relay-1").delete_outbox(2).commit().unwrap();
+    }
+
+    /// orders confirms, order.confirmed is published at offset 3, inventory sells, notifications tells.
+    fn confirmed(tale: &mut Tale) {
+        let event = event_of("order.confirmed", order(), "confirmed");
+        tale.tx("orders-1").take("orders", 0).order_row_of(order(), "open").at("orders", 1).commit().unwrap();
+        let lane = tale.tx("orders-1").take("orders", 1).take("orders", 2).order_row_of(order(), "confirmed");
+        lane.emit(3, "confirmed", event.clone()).at("orders", 3).commit().unwrap();
+        tale.append(3, event);
+        tale.tx("relay-1").delete_outbox(3).commit().unwrap();
+        let lane = tale.tx("inventory-1").take("inventory", 3).at("inventory", 4).stock("mug", (9, 0, 1));
+        lane.row_of("reservations", order(), mug("Sold")).commit().unwrap();
+        let lane = tale.tx("notifications-1").take("notifications", 3).queue_call("notifications", 3, 2);
+        lane.at("notifications", 4).commit().unwrap();
+        tale.notify_of(order(), 8).unwrap();
+        tale.tx("notifications-1").dequeue("notifications", 2).commit().unwrap();
+    }
+
+    #[test]
+    fn order_that_goes_well_satisfies_every_checker() {
+        let mut tale = Tale::of_all();
+        tale.tx("shelves").stock("mug", (10, 0, 0)).commit().unwrap();
+        accepted(&mut tale);
+        assert!(tale.unsettled().is_some());
+        paid(&mut tale);
+        reserved(&mut tale);
+        confirmed(&mut tale);
+        tale.heal();
+        tale.wait_ms(30_000).unwrap();
+        assert_eq!(tale.unsettled(), None);
+        tale.end().unwrap();
+    }
+
+    #[test]
+    fn violation_tells_the_story_of_its_order() {
+        let mut tale = Tale::of_all();
+        accepted(&mut tale);
+        tale.tx("payments-1").take("payments", 0).queue_call("payments", 0, 1).commit().unwrap();
+        tale.charge_of(order(), 7, 4999).unwrap();
+        let violation = tale.charge_of(order(), 9, 4999).unwrap_err();
+        assert_eq!(
+            violation.chain,
+            ["order.placed at orders@0:0", "POST /v1/orders → 202", "payments-1 took orders@0:0"]
+        );
+        assert!(
+            violation.to_string().contains("expected at most one captured payment per order; got ch-7, ch-9")
+        );
+    }
+
+    #[test]
+    fn suffix_that_is_lost_and_replayed_satisfies_every_checker() {
+        let mut tale = Tale::of_all();
+        tale.tx("shelves").stock("mug", (10, 0, 0)).commit().unwrap();
+        accepted(&mut tale);
+        let before = tale.lsn();
+        reserved_without_publishing(&mut tale);
+        tale.lose_after(before).unwrap();
+        reserved_without_publishing(&mut tale);
+    }
+
+    fn reserved_without_publishing(tale: &mut Tale) {
+        let event = event_of("stock.reserved", order(), "reserved");
+        let lane = tale.tx("inventory-1").take("inventory", 0).at("inventory", 1).stock("mug", (9, 1, 0));
+        lane.row_of("reservations", order(), mug("Reserved")).emit(1, "reserved", event).commit().unwrap();
+    }
+}

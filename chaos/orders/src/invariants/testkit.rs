@@ -32,7 +32,8 @@ pub fn event(kind: &str, order: u128, id: &str) -> Record {
     event_of(kind, order_id(order), id)
 }
 
-fn event_of(kind: &str, order: Uuid, id: &str) -> Record {
+/// As [`event`], about an order by its id.
+pub fn event_of(kind: &str, order: Uuid, id: &str) -> Record {
     let source = match kind.split('.').next() {
         Some("order") if kind == "order.placed" => "gateway",
         Some("order") => "orders",
@@ -79,9 +80,18 @@ pub struct Tale {
 impl Tale {
     /// Nothing has happened yet. There are ten mugs.
     pub fn of(checker: impl Invariant + 'static) -> Self {
+        Tale::told_to(|setup| Judge::with(setup, vec![Box::new(checker)]))
+    }
+
+    /// As [`Tale::of`], told to every checker.
+    pub fn of_all() -> Self {
+        Tale::told_to(Judge::new)
+    }
+
+    fn told_to(judge: impl FnOnce(Setup) -> Judge) -> Self {
         let stock = BTreeMap::from([("acme/mug".to_owned(), 10)]);
         Tale {
-            judge: Judge::with(Setup::new(Topic::from("orders"), stock), vec![Box::new(checker)]),
+            judge: judge(Setup::new(Topic::from("orders"), stock)),
             records: BTreeMap::new(),
             queue: BTreeMap::new(),
             now: Timestamp(1_000_000),
@@ -141,17 +151,30 @@ impl Tale {
         self.tell(Evidence::Database(database::Observed::LostSuffix { at, lsn }))
     }
 
+    /// What keeps the system from rest.
+    pub fn unsettled(&self) -> Option<String> {
+        self.judge.unsettled()
+    }
+
     /// The provider is asked for a charge and has captured nothing yet.
     pub fn request(&mut self, order: u128, key: u128) -> Verdict {
-        let (key, order, kind) = (Uuid::from_u128(key), order_id(order), provider::Kind::Charge);
+        self.request_of(order_id(order), key)
+    }
+
+    fn request_of(&mut self, order: Uuid, key: u128) -> Verdict {
+        let (key, kind) = (Uuid::from_u128(key), provider::Kind::Charge);
         self.tell(Evidence::Provider(provider::Observed::Requested { at: self.now, key, order, kind }))
     }
 
     /// The provider is asked for a charge and captures it.
     pub fn charge(&mut self, order: u128, key: u128, minor: i64) -> Verdict {
-        self.request(order, key)?;
+        self.charge_of(order_id(order), key, minor)
+    }
+
+    pub fn charge_of(&mut self, order: Uuid, key: u128, minor: i64) -> Verdict {
+        self.request_of(order, key)?;
         let charge = Reference::new(&format!("ch-{key}")).expect("a reference");
-        let (at, key, order, amount) = (self.now, Uuid::from_u128(key), order_id(order), euros(minor));
+        let (at, key, amount) = (self.now, Uuid::from_u128(key), euros(minor));
         self.tell(Evidence::Provider(provider::Observed::Captured { at, key, order, amount, charge }))
     }
 
@@ -163,16 +186,22 @@ impl Tale {
 
     /// The notifier is asked to say that an order is confirmed.
     pub fn notify_again(&mut self, order: u128, key: u128) -> Verdict {
-        let (at, key, order, kind) =
-            (self.now, Uuid::from_u128(key), order_id(order), "confirmed".to_owned());
+        self.notify_again_of(order_id(order), key)
+    }
+
+    fn notify_again_of(&mut self, order: Uuid, key: u128) -> Verdict {
+        let (at, key, kind) = (self.now, Uuid::from_u128(key), "confirmed".to_owned());
         self.tell(Evidence::Notifier(notifier::Observed::Requested { at, key, order, kind }))
     }
 
     /// The notifier is asked, and says so.
     pub fn notify(&mut self, order: u128, key: u128) -> Verdict {
-        self.notify_again(order, key)?;
-        let (at, key, order, kind) =
-            (self.now, Uuid::from_u128(key), order_id(order), "confirmed".to_owned());
+        self.notify_of(order_id(order), key)
+    }
+
+    pub fn notify_of(&mut self, order: Uuid, key: u128) -> Verdict {
+        self.notify_again_of(order, key)?;
+        let (at, key, kind) = (self.now, Uuid::from_u128(key), "confirmed".to_owned());
         self.tell(Evidence::Notifier(notifier::Observed::Sent { at, key, order, kind }))
     }
 
