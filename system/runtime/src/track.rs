@@ -235,3 +235,104 @@ impl<E> Tracks<E> {
         freed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Headers, Topic};
+
+    fn partition(index: u32) -> Partition {
+        Partition::new(&Topic::from("t"), index)
+    }
+
+    /// A record that is of interest if its value says so.
+    fn record(at: Position, interesting: bool) -> Delivered {
+        let value = Bytes::from_static(if interesting { b"yes" } else { b"no" });
+        let record = Record { topic: Topic::from("t"), key: None, headers: Headers::default(), value };
+        Delivered { at, record }
+    }
+
+    fn decode(record: &Record) -> Decoded<()> {
+        if record.value.as_ref() == b"yes" { Decoded::Event(()) } else { Decoded::Ignored }
+    }
+
+    fn tracks(records: &[(u32, Offset, bool)]) -> Tracks<()> {
+        let mut tracks = Tracks::default();
+        for index in records.iter().map(|(index, ..)| *index).collect::<BTreeSet<_>>() {
+            tracks.start(partition(index).at(0));
+        }
+        let delivered = records.iter().map(|&(index, offset, yes)| record(partition(index).at(offset), yes));
+        tracks.arrive(delivered.collect(), Instant::now(), decode);
+        tracks
+    }
+
+    fn limit(records: usize) -> Limit {
+        Limit { records, bytes: usize::MAX }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_span_moves_over_what_is_of_no_interest_up_to_the_next_event() {
+        let tracks = tracks(&[(0, 3, false), (0, 5, true), (0, 6, false), (0, 9, true), (0, 10, false)]);
+        let moves = |records| tracks.span(limit(records)).moves[0].to;
+        assert_eq!((moves(0), moves(1), moves(2)), (5, 9, 11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_seen_is_not_taken_again_and_what_another_has_moved_over_is_dropped() {
+        let mut tracks = tracks(&[(0, 1, true), (0, 2, true), (0, 3, true)]);
+        let again = vec![record(partition(0).at(2), true), record(partition(1).at(0), true)];
+        assert_eq!(tracks.arrive(again, Instant::now(), decode).0.records, 2);
+        assert_eq!(tracks.advance(&partition(0), 3, Instant::now()).records, 2);
+        let span = tracks.span(limit(10));
+        assert_eq!(span.taken.iter().map(|taken| taken.at.offset).collect::<Vec<_>>(), [3]);
+        assert_eq!(span.moves, [Move { partition: partition(0), from: 3, to: 4 }]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_seeks_takes_nothing_until_it_starts_again() {
+        let mut tracks = tracks(&[(0, 1, true)]);
+        assert_eq!(tracks.seek(&partition(0)).records, 1);
+        tracks.arrive(vec![record(partition(0).at(2), true)], Instant::now(), decode);
+        assert!(tracks.span(limit(10)).moves.is_empty() && !tracks.has_events());
+        tracks.start(partition(0).at(1));
+        tracks.arrive(vec![record(partition(0).at(1), true)], Instant::now(), decode);
+        assert_eq!(tracks.span(limit(10)).moves[0], Move { partition: partition(0), from: 1, to: 2 });
+    }
+
+    proptest! {
+        #[test]
+        fn spans_take_every_event_once_in_order_whatever_their_limit(
+            kinds in proptest::collection::vec((0u32..4, any::<bool>()), 0..60), size in 1usize..9,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+            runtime.block_on(async {
+                let records: Vec<_> = (0i64..).zip(&kinds).map(|(offset, &(index, yes))| (index, offset, yes)).collect();
+                let mut tracks = tracks(&records);
+                let mut taken = BTreeMap::<u32, Vec<Offset>>::new();
+                while tracks.has_events() {
+                    let span = tracks.span(limit(size));
+                    prop_assert!((1..=size).contains(&span.taken.len()));
+                    for one in &span.taken {
+                        taken.entry(one.at.partition.index).or_default().push(one.at.offset);
+                    }
+                    for step in span.moves.clone() {
+                        prop_assert_eq!(tracks.stored(&step.partition), Some(step.from));
+                        tracks.advance(&step.partition, step.to, Instant::now());
+                    }
+                    tracks.next_turn();
+                }
+                let mut expected = BTreeMap::<u32, Vec<Offset>>::new();
+                for (index, offset, _) in records.into_iter().filter(|(.., yes)| *yes) {
+                    expected.entry(index).or_default().push(offset);
+                }
+                prop_assert_eq!(taken, expected);
+                Ok(())
+            })?;
+        }
+    }
+}
