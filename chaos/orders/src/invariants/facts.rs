@@ -111,10 +111,10 @@ impl Order {
 }
 
 impl OrderState {
-    /// Its name, as the gateway shows it too.
+    /// Its name.
     pub fn name(&self) -> &'static str {
         match self {
-            OrderState::Foretold(_) => "pending",
+            OrderState::Foretold(_) => "foretold",
             OrderState::Open { .. } => "open",
             OrderState::Confirmed { .. } => "confirmed",
             OrderState::Cancelled { .. } => "cancelled",
@@ -155,6 +155,16 @@ pub enum PaymentState {
 }
 
 impl PaymentState {
+    /// The money that was taken, if it was.
+    pub fn capture(&self) -> Option<&Capture> {
+        match self {
+            PaymentState::Void | PaymentState::Declined(_) => None,
+            PaymentState::Captured(capture)
+            | PaymentState::RefundOwed(capture)
+            | PaymentState::Refunded { capture } => Some(capture),
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &'static str {
         match self {
@@ -210,6 +220,16 @@ pub enum ReservationState {
 }
 
 impl ReservationState {
+    /// The items that it is about, if any.
+    pub fn items(&self) -> Option<&[Item]> {
+        match self {
+            ReservationState::Barred | ReservationState::Rejected(_) => None,
+            ReservationState::Reserved(items)
+            | ReservationState::Sold(items)
+            | ReservationState::Released(items) => Some(items),
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &'static str {
         match self {
@@ -255,6 +275,16 @@ pub struct Message {
     pub kind: String,
     /// What became of it.
     pub state: MessageState,
+}
+
+impl MessageState {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            MessageState::Sent(_) => "sent",
+            MessageState::Undelivered => "undelivered",
+        }
+    }
 }
 
 /// The states of a message.

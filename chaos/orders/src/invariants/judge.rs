@@ -1,9 +1,10 @@
 //! The judge: hears every witness in order, keeps the world, asks every checker, and tells the story of what broke.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use stormglass_embedded::{broker, database};
 use stormglass_runtime::{Freshness, Timestamp};
+use stormglass_sim::FaultClass;
 use uuid::Uuid;
 
 use super::{
@@ -184,9 +185,12 @@ impl Judge {
         }
         let first = steps.iter().map(|(at, _)| *at).min().unwrap_or(until);
         let struck = self.world.strikes.iter().filter(|(at, _)| *at >= first && *at <= until);
-        let mut last = None;
+        let mut told = BTreeSet::new();
         for (at, class) in struck {
-            if last.replace(*class) != Some(*class) {
+            // Op-level faults strike all the time and everywhere; without their target they explain nothing.
+            let explains =
+                !matches!(class, FaultClass::PortError | FaultClass::LostAck | FaultClass::LateMessage);
+            if explains && told.insert(*class) {
                 steps.push((*at, format!("[{} {class:?}]", class.id())));
             }
         }
