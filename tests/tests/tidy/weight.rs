@@ -6,7 +6,7 @@ const ARCHITECTURE_LINES: usize = 250;
 const FUNCTION_LINES_P90: usize = 40;
 
 /// What the head of each patch in `chaos/bugs` says.
-const PATCH_HEADERS: [&str; 2] = ["Breaks:", "Caught-by:"];
+const PATCH_HEADERS: [&str; 2] = ["# breaks:", "# invariant:"];
 
 /// Lines that are not blank.
 fn weight(texts: &[Text]) -> usize {
@@ -78,6 +78,6 @@ fn limits_on_the_whole_catch_what_is_over_them() {
     assert_eq!(p90((1..=10).collect()), 10);
     assert_eq!(p90(vec![3; 9].into_iter().chain([90]).collect()), 90);
     assert_eq!(p90(vec![3; 19].into_iter().chain([90]).collect()), 3);
-    assert_eq!(silent_patch(&text("Breaks: x\nCaught-by: \n--- a\nCaught-by: effect-once")).len(), 1);
-    assert!(silent_patch(&text("Breaks: x\nCaught-by: effect-once\n--- a\n+++ b")).is_empty());
+    assert_eq!(silent_patch(&text("# breaks: x\n# invariant: \n--- a\n# invariant: effect-once")).len(), 1);
+    assert!(silent_patch(&text("# breaks: x\n# invariant: effect-once\n--- a\n+++ b")).is_empty());
 }
