@@ -16,7 +16,7 @@ use stormglass_embedded::{
     transport::{Local, TokioClock, keep_time},
 };
 use stormglass_runtime::{
-    Clock, ConsumerName, DeadLetters, Entropy, Headers, Partition, Ports, Producer, Record, Relay,
+    Clock, ConsumerName, Database, DeadLetters, Entropy, Headers, Partition, Ports, Producer, Record, Relay,
     RelayConfig, Timestamp, Topic, Versioned, Worker, WorkerConfig, derive_id,
 };
 use tokio::{task::JoinHandle, time::Instant};
@@ -92,6 +92,16 @@ impl Cluster {
 
     /// A worker of `ledger`, with quick timeouts unless `tune` says otherwise.
     pub fn worker(&self, ledger: &Ledger, tune: impl FnOnce(&mut WorkerConfig)) -> Running {
+        self.worker_over(self.database_client("ledger"), ledger, tune)
+    }
+
+    /// The same over a database of your choice.
+    pub fn worker_over(
+        &self,
+        database: Arc<dyn Database<Account>>,
+        ledger: &Ledger,
+        tune: impl FnOnce(&mut WorkerConfig),
+    ) -> Running {
         let number = self.members.fetch_add(1, Ordering::Relaxed);
         let member = derive_id("member", &[&number.to_be_bytes()]);
         let mut config = WorkerConfig {
@@ -108,7 +118,7 @@ impl Cluster {
         tune(&mut config);
         let ports = Ports {
             broker: self.broker.client(ClientConfig::new(&format!("ledger-{number}")).scaled_down(10)),
-            database: self.database_client("ledger"),
+            database,
             clock: Arc::clone(&self.clock),
             entropy: Arc::new(Half),
         };

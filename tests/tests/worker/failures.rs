@@ -1,15 +1,39 @@
 //! What goes wrong between a worker and its database: lost answers, lost suffixes, killed members, ended backends.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use stormglass_embedded::database::{Config, Promotion};
+use async_trait::async_trait;
+use stormglass_embedded::database::{Client, Config, Promotion};
+use stormglass_runtime::{ActError, Cause, Database, Failure, Session};
 
 use crate::{
     cluster::Cluster,
-    ledger::{Ledger, Script},
+    ledger::{Account, Ledger, Script},
 };
 
-/// Publishes `count` events of all kinds that succeed, over seven accounts.
+/// A way to the database that can be cut.
+struct Link {
+    inner: Arc<Client>,
+    cut: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Database<Account> for Link {
+    async fn begin(&self) -> Result<Box<dyn Session<Account>>, Failure> {
+        if self.cut.load(Ordering::Relaxed) {
+            return Err(Failure::NotDone(Cause::Disconnected));
+        }
+        self.inner.begin().await
+    }
+}
+
+/// Publishes of all kinds that succeed, over seven accounts.
 async fn publish(cluster: &Cluster, numbers: std::ops::Range<u64>) {
     for number in numbers {
         let script = match number % 4 {
@@ -111,19 +135,25 @@ async fn ended_backends_cost_time_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_outlived_its_lease_is_fenced() {
+async fn an_attempt_whose_lease_ended_cannot_settle_while_another_is_at_work() {
     let cluster = Cluster::new(1);
     let ledger = Ledger::default();
-    // The first member's settlement cannot commit until another has claimed, called and settled.
-    let stuck = cluster.worker(&ledger, |config| config.claim_poll_max_ms = 60_000);
-    ledger.provider().plan.insert(1, [stormglass_runtime::ActError::Unknown("lost".to_owned())].into());
-    ledger.provider().happens.insert(1);
+    ledger.provider().plan.insert(1, [ActError::Failed("the first key has failed".to_owned())].into());
+    ledger.provider().pauses = [Duration::from_millis(5), Duration::from_millis(900)].into();
+    let cut = Arc::new(AtomicBool::new(false));
+    let link = Link { inner: cluster.database_client("late"), cut: Arc::clone(&cut) };
+    let late = cluster.worker_over(Arc::new(link), &ledger, |config| config.retry_max_ms = 50);
     cluster.publish(Script::Charge, "a", 1).await;
-    cluster.until("the call", |_| ledger.calls().0 > 0).await;
-    stuck.kill().await;
-    let worker = cluster.worker(&ledger, |_| {});
-    cluster.publish(Script::Entry, "a", 2).await;
+    cluster.until("the first call", |_| ledger.calls().0 == 1).await;
+    cut.store(true, Ordering::Relaxed);
+    let other = cluster.worker(&ledger, |_| {});
+    // The first member cannot settle until the second is in the middle of its call. Its outcome, a definite failure,
+    // would then give the event a new idempotency key and a second charge.
+    cluster.until("the second call", |_| ledger.calls().0 == 2).await;
+    cut.store(false, Ordering::Relaxed);
     cluster.settled().await;
-    assert_eq!((cluster.entries("a"), ledger.charged()), (vec![1, 2], vec![1]));
-    worker.drain().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((cluster.entries("a"), ledger.charged(), ledger.calls()), (vec![1], vec![1], (2, 1)));
+    late.drain().await;
+    other.drain().await;
 }

@@ -111,6 +111,8 @@ pub struct Provider {
     pub plan: BTreeMap<u64, VecDeque<ActError>>,
     /// By number: whether a call of unknown outcome has had its effect.
     pub happens: BTreeSet<u64>,
+    /// How long the next calls take, in order; without, five milliseconds.
+    pub pauses: VecDeque<Duration>,
     /// Calls in order.
     pub calls: Vec<(u64, IdempotencyKey)>,
     /// Questions in order.
@@ -233,9 +235,13 @@ impl Service for Ledger {
     }
 
     async fn act(&self, call: Charge, key: IdempotencyKey) -> Result<u64, ActError> {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        let pause = {
+            let mut provider = self.provider();
+            provider.calls.push((call.number, key));
+            provider.pauses.pop_front().unwrap_or(Duration::from_millis(5))
+        };
+        tokio::time::sleep(pause).await;
         let mut provider = self.provider();
-        provider.calls.push((call.number, key));
         if provider.down {
             return Err(ActError::NotSent("the provider is down".to_owned()));
         }
