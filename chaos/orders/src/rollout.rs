@@ -1,0 +1,84 @@
+//! Two versions of the services side by side: the newer one writes and reads `order.placed.v2`, the older one cannot.
+//!
+//! The second version differs in its type alone. That is all a rolling deploy needs to go wrong: an old member that
+//! meets the new type must neither lose the event nor block for good, and whoever knows it must apply it once.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use stormglass_runtime::{
+    ActError, ConsumerName, Context, Decision, Failure, Headers, IdempotencyKey, Next, Position, Producer, Record,
+    Refusal, RowSet, Service,
+};
+
+const OLD: &str = "order.placed.v1";
+const NEW: &str = "order.placed.v2";
+
+/// A producer of the newer version.
+pub struct NewerProducer(pub Arc<dyn Producer>);
+
+#[async_trait]
+impl Producer for NewerProducer {
+    async fn publish(&self, records: Vec<Record>) -> Vec<Result<Position, Failure>> {
+        self.0.publish(records.into_iter().map(|record| renamed(&record, OLD, NEW)).collect()).await
+    }
+}
+
+/// A service of the newer version: it reads both types.
+pub struct Newer<S>(pub S);
+
+#[async_trait]
+impl<S: Service> Service for Newer<S> {
+    type Row = S::Row;
+    type Event = S::Event;
+    type Call = S::Call;
+    type Reply = S::Reply;
+
+    fn name(&self) -> ConsumerName {
+        self.0.name()
+    }
+
+    fn decode(&self, record: &Record) -> Result<Option<S::Event>, Refusal> {
+        self.0.decode(&renamed(record, NEW, OLD))
+    }
+
+    fn keys(&self, event: &S::Event) -> Vec<<S::Row as RowSet>::Key> {
+        self.0.keys(event)
+    }
+
+    fn decide(&self, at: Context<'_, Self>) -> Result<Next<Self>, Refusal> {
+        Ok(match self.0.decide(inner(&at))? {
+            Next::Done(decision) => Next::Done(decision),
+            Next::Need(keys) => Next::Need(keys),
+            Next::Ask(call) => Next::Ask(call),
+        })
+    }
+
+    async fn act(&self, call: S::Call, key: IdempotencyKey) -> Result<S::Reply, ActError> {
+        self.0.act(call, key).await
+    }
+
+    async fn inquire(&self, call: S::Call, key: IdempotencyKey) -> Result<Option<S::Reply>, ActError> {
+        self.0.inquire(call, key).await
+    }
+
+    fn conclude(&self, at: Context<'_, Self>, reply: S::Reply) -> Result<Decision<S::Row>, Refusal> {
+        self.0.conclude(inner(&at), reply)
+    }
+
+    fn give_up(&self, at: Context<'_, Self>) -> Decision<S::Row> {
+        self.0.give_up(inner(&at))
+    }
+}
+
+fn inner<'a, S: Service>(at: &Context<'a, Newer<S>>) -> Context<'a, S> {
+    Context { event: at.event, event_id: at.event_id, rows: at.rows, now: at.now }
+}
+
+fn renamed(record: &Record, from: &str, to: &'static str) -> Record {
+    let rename = |(name, value): &(String, bytes::Bytes)| {
+        let is_type = name == "ce_type" && value.as_ref() == from.as_bytes();
+        (name.clone(), if is_type { bytes::Bytes::from_static(to.as_bytes()) } else { value.clone() })
+    };
+    Record { headers: Headers(record.headers.0.iter().map(rename).collect()), ..record.clone() }
+}
