@@ -66,7 +66,7 @@ fn broken(queued: &Queued, after: &Pending, commit: &Commit, world: &World) -> O
     }
     let before = queued.before.as_ref()?;
     let counted = format!("{} after {}", after.attempts, before.attempts);
-    if after.attempts < before.attempts && !may_fall(before, after) {
+    if after.attempts < before.attempts && !may_fall(before, after, budget) {
         return Some(("attempts that survive".to_owned(), counted));
     }
     if after.attempts > before.attempts + 1 {
@@ -83,14 +83,14 @@ fn broken(queued: &Queued, after: &Pending, commit: &Commit, world: &World) -> O
     None
 }
 
-/// A redrive begins anew; a claim that attempted nothing gives its one attempt back, and then has nothing to report.
-fn may_fall(before: &Pending, after: &Pending) -> bool {
+/// A redrive begins anew. A claim that attempted nothing gives its one attempt back, and has nothing to report; one that
+/// only asked what had become of a call is no attempt either, and leaves the count at the budget.
+fn may_fall(before: &Pending, after: &Pending, budget: u32) -> bool {
     let redriven = before.dead_at.is_some() && after.dead_at.is_none();
-    let unused = before.claim.is_some()
-        && after.attempts + 1 == before.attempts
-        && after.error == before.error
-        && after.epoch == before.epoch;
-    redriven || unused
+    let by_one =
+        before.claim.is_some() && after.attempts + 1 == before.attempts && after.epoch == before.epoch;
+    let asked = after.call.is_some() && after.attempts >= budget;
+    redriven || (by_one && (asked || after.error == before.error))
 }
 
 #[cfg(test)]
@@ -138,6 +138,32 @@ mod tests {
             tale.tx("w").change("payments", 1, change).commit().unwrap_err().invariant,
             "attempt-budget"
         );
+    }
+
+    #[test]
+    fn inquiry_gives_its_claim_back() {
+        let mut tale = queued_once();
+        tale.tx("w").change("payments", 1, |row| row.call = Some("charge".into())).commit().unwrap();
+        for _ in 0..9 {
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
+        let inquired = |row: &mut Pending| (row.attempts, row.error) = (8, Some("no answer".to_owned()));
+        tale.tx("w").change("payments", 1, inquired).commit().unwrap();
+    }
+
+    #[test]
+    fn question_about_a_call_is_no_attempt() {
+        let mut tale = Tale::of(AttemptBudget::default());
+        tale.append(0, placed(1));
+        tale.tx("w").take("payments", 0).queue_call("payments", 0, 1).commit().unwrap();
+        for _ in 0..9 {
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
+        let ask = |row: &mut Pending| {
+            row.attempts = 8;
+            row.error = Some("no answer".to_owned());
+        };
+        tale.tx("w").change("payments", 1, ask).commit().unwrap();
     }
 
     #[test]

@@ -270,18 +270,21 @@ impl Tx<'_> {
 
     /// Queues the event at `offset` as row `seq`.
     pub fn queue(self, consumer: &str, offset: Offset, seq: i64) -> Self {
-        let (event_id, origin, record) = (self.event_id(offset), partition().at(offset), self.record(offset));
-        let key = OrderingKey(record.key.clone().unwrap_or_default());
-        self.insert(consumer, pending((key, seq), event_id, (origin, record)))
+        let row = self.new_row(offset, seq);
+        self.insert(consumer, row)
     }
 
     /// Queues the event at `offset` with a call to make.
     pub fn queue_call(self, consumer: &str, offset: Offset, seq: i64) -> Self {
-        let mut tx = self.queue(consumer, offset, seq);
-        if let Some(Change::Pending { after: Some(row), .. }) = tx.changes.last_mut() {
-            row.call = Some("{}".into());
-        }
-        tx
+        let mut row = self.new_row(offset, seq);
+        row.call = Some("{}".into());
+        self.insert(consumer, row)
+    }
+
+    fn new_row(&self, offset: Offset, seq: i64) -> Pending {
+        let record = self.record(offset);
+        let key = OrderingKey(record.key.clone().unwrap_or_default());
+        pending((key, seq), self.event_id(offset), (partition().at(offset), record))
     }
 
     /// Queues a timer.
