@@ -129,7 +129,9 @@ impl Wiring {
     async fn work(&self, host: &Host, service: impl Service<Row = Row>) -> ProcessResult {
         let config = settings::worker(&self.shape);
         if self.shape.rollout == Rollout::SideBySide && !self.is_old(host) {
-            Worker::new(Newer(service), self.ports(host), config, host.identity())?.run(host.shutdown()).await;
+            Worker::new(Newer(service), self.ports(host), config, host.identity())?
+                .run(host.shutdown())
+                .await;
         } else {
             Worker::new(service, self.ports(host), config, host.identity())?.run(host.shutdown()).await;
         }

@@ -3,6 +3,7 @@
 //! [`OrderSuite`] is what the harness runs. A seed becomes a [`plan`], a plan a case, a case a [`storm`] over the
 //! production services of `stormglass-orders`, and the [`invariants`] judge it by what its hosts have logged.
 
+mod certainty;
 pub mod client;
 pub mod hosts;
 pub mod invariants;

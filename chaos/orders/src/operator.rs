@@ -61,9 +61,9 @@ impl Operator for ClusterOperator {
         let mut any = false;
         for index in 0..self.partitions {
             let partition = self.partition(index);
-            any |= self.kafka.with(|cluster| {
-                cluster.watermarks(&partition).is_some_and(|range| range.start < range.end)
-            });
+            any |= self
+                .kafka
+                .with(|cluster| cluster.watermarks(&partition).is_some_and(|range| range.start < range.end));
             self.kafka.affect(|cluster| cluster.redeliver(now, &partition, back));
         }
         any

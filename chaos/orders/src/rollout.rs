@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use stormglass_runtime::{
-    ActError, ConsumerName, Context, Decision, Failure, Headers, IdempotencyKey, Next, Position, Producer, Record,
-    Refusal, RowSet, Service,
+    ActError, ConsumerName, Context, Decision, Failure, Headers, IdempotencyKey, Next, Position, Producer,
+    Record, Refusal, RowSet, Service,
 };
 
 const OLD: &str = "order.placed.v1";

@@ -6,16 +6,19 @@ use stormglass_embedded::{
     database::{self, Replication, Request, Response, Transaction},
     machine::{Call, Server},
 };
-use stormglass_orders::{Row, Stock, types::{Sku, Tenant}};
+use stormglass_orders::{
+    Row, Stock,
+    types::{Sku, Tenant},
+};
 use stormglass_runtime::{Image, RowSet, Statement, Timestamp};
 
 use crate::{settings, shape::Shape, workload};
 
 /// Units of each item at the start, by `tenant/sku`.
 pub fn shelves(shape: &Shape) -> BTreeMap<String, i64> {
-    let names = workload::TENANTS.iter().flat_map(|tenant| {
-        (0..shape.skus).map(move |number| format!("{tenant}/{}", workload::sku(number)))
-    });
+    let names = workload::TENANTS
+        .iter()
+        .flat_map(|tenant| (0..shape.skus).map(move |number| format!("{tenant}/{}", workload::sku(number))));
     names.map(|name| (name, shape.stock)).collect()
 }
 
@@ -34,12 +37,12 @@ fn image(name: &str, units: i64) -> Option<Image> {
 /// If the database does not take it: then there is no storm to raise.
 pub fn fill(postgres: &Server<database::Cluster>, shape: &Shape, now: Timestamp) {
     let connection = postgres.connect(0);
-    let ask = |number: u64, request: Request| {
-        postgres.call(now, Call { connection, number }, request).try_recv()
-    };
+    let ask =
+        |number: u64, request: Request| postgres.call(now, Call { connection, number }, request).try_recv();
     // A synchronous COMMIT is answered once the replica has it, which takes time, and there is none yet.
     postgres.affect(|cluster| cluster.set_replication(Replication::Asynchronous));
-    let rows: Vec<Image> = shelves(shape).into_iter().filter_map(|(name, units)| image(&name, units)).collect();
+    let rows: Vec<Image> =
+        shelves(shape).into_iter().filter_map(|(name, units)| image(&name, units)).collect();
     let table = rows.first().map(|row| row.table.clone()).unwrap_or_default();
     let insert = Request::Execute {
         transaction: Transaction::Begin,

@@ -8,9 +8,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use stormglass_embedded::{broker, database, machine::Server};
 use stormglass_orders::{Row, TOPIC};
 use stormglass_runtime::{ConsumerName, Topic};
-use stormglass_sim::{Fault, FaultClass, Keep, NodeHooks, PortFaults, Rates, World, WorldError, WorldOptions};
+use stormglass_sim::{
+    Fault, FaultClass, Keep, NodeHooks, PortFaults, Rates, World, WorldError, WorldOptions,
+};
 
 use crate::{
+    certainty::certain_classes,
     client::ClientLog,
     hosts::Wiring,
     invariants::{EndState, Evidence, Judge, Setup, Strike, Violation},
@@ -123,7 +126,7 @@ impl Storm {
             partitions: shape.partitions,
         });
         let judge = Judge::new(setup(&shape));
-        let planned = planned(&faults);
+        let planned = certain_classes(&faults);
         let mut faults = faults.into_iter();
         let next = faults.next();
         Self {
@@ -187,7 +190,8 @@ impl Storm {
             self.next = self.faults.next();
         }
         if let Some(away) = self.shape.away {
-            let out = (away.from_ms..away.until_ms).contains(&u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+            let out =
+                (away.from_ms..away.until_ms).contains(&u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
             let outage = if out { away.how } else { Outage::None };
             self.machines.provider.with(|provider| provider.set_outage(outage));
         }
@@ -206,8 +210,10 @@ impl Storm {
         let now = self.world.time().now();
         let machines = &self.machines;
         let heard = machines.kafka.with(|cluster| cluster.drain_observed()).into_iter().map(Evidence::Broker);
-        let heard = heard.chain(machines.provider.with(Provider::drain_observed).into_iter().map(Evidence::Provider));
-        let heard = heard.chain(machines.notifier.with(Notifier::drain_observed).into_iter().map(Evidence::Notifier));
+        let heard =
+            heard.chain(machines.provider.with(Provider::drain_observed).into_iter().map(Evidence::Provider));
+        let heard =
+            heard.chain(machines.notifier.with(Notifier::drain_observed).into_iter().map(Evidence::Notifier));
         let database = machines.postgres.with(|cluster| cluster.drain_observed());
         let heard = heard.chain(database.into_iter().map(Evidence::Database));
         let heard = heard.chain(self.clients.drain_observed().into_iter().map(Evidence::Client));
@@ -318,12 +324,4 @@ fn setup(shape: &Shape) -> Setup {
         attempts_max: settings::ATTEMPTS_MAX,
         ..Setup::new(Topic::from(TOPIC), stock::shelves(shape))
     }
-}
-
-/// The classes that must have struck by the end: those with a schedule. What is drawn per call may miss a small run.
-fn planned(faults: &[Fault]) -> Vec<FaultClass> {
-    let mut classes: Vec<FaultClass> = faults.iter().map(|fault| fault.class).collect();
-    classes.sort();
-    classes.dedup();
-    classes
 }

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use stormglass_harness::{
-    Case, History, Invariant, Misfit, Observe, Outcome, Profile, Scenario, Seed, Suite, TraceHash, Verdict, Violation,
+    Case, History, Invariant, Misfit, Observe, Outcome, Profile, Scenario, Seed, Suite, TraceHash, Verdict,
+    Violation,
 };
 use stormglass_sim::{FaultClass, Keep};
 use toml::Table;
@@ -29,7 +30,7 @@ static INVARIANTS: LazyLock<Vec<Invariant>> = LazyLock::new(|| {
         id: rule.id,
         name: rule.name,
         statement: rule.statement,
-        checker: "",
+        checker: rule.evidence,
     };
     invariants::catalogue().into_iter().map(entry).collect()
 });
@@ -98,7 +99,9 @@ fn parse<T: DeserializeOwned>(at: impl Fn() -> String, table: &Table) -> Result<
 /// Reads what the harness left to the suite, and refuses what no storm can be raised from.
 fn cause(case: &Case) -> Result<Cause, Misfit> {
     let shape: Shape = parse(|| "cluster".to_owned(), &case.cluster)?;
-    shape.check().map_err(|(field, what)| Misfit { at: format!("cluster.{field}"), what: what.to_owned() })?;
+    shape
+        .check()
+        .map_err(|(field, what)| Misfit { at: format!("cluster.{field}"), what: what.to_owned() })?;
     let operations = case
         .operation
         .iter()
@@ -126,7 +129,8 @@ fn cause(case: &Case) -> Result<Cause, Misfit> {
 }
 
 fn hosts(shape: &Shape) -> Vec<String> {
-    let servers = BROKERS.iter().chain(&DATABASES).chain(&[PROVIDER, NOTIFIER]).map(|name| (*name).to_owned());
+    let servers =
+        BROKERS.iter().chain(&DATABASES).chain(&[PROVIDER, NOTIFIER]).map(|name| (*name).to_owned());
     shape.application_hosts().into_iter().chain(shape.clients()).chain(servers).collect()
 }
 
