@@ -68,11 +68,12 @@ fn idle(hosts: usize, ticks: u64) {
     }
 }
 
-/// More and more orders in the time of one storm, without faults: the same hosts, ever busier.
+/// More and more orders in the time of one storm, without faults: the same hosts, ever busier. Ten thousand orders do
+/// not settle within a storm's bound of simulated time, so they are not measured.
 fn growth(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("growth");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
-    for orders in [100, 1_000, 10_000] {
+    for orders in [100, 300, 1_000] {
         let case = calm(orders);
         group.throughput(Throughput::Elements(orders));
         group.bench_with_input(BenchmarkId::from_parameter(orders), &case, |bencher, case| {
