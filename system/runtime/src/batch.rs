@@ -133,7 +133,7 @@ impl<S: Service> Batch<'_, S> {
         if !fresh.is_empty() {
             let blocked = self.blocked_keys(session, &fresh).await?;
             let mut locked = extra.clone();
-            for taken in fresh.iter().filter(|taken| !blocked.contains(&taken.key)) {
+            for taken in fresh.iter().filter(|taken| !blocked.contains(&taken.key) && !self.is_bare(taken)) {
                 if let Decoded::Event(event) = &taken.event {
                     locked.extend(self.shared.logic.keys(event));
                 }
@@ -151,6 +151,12 @@ impl<S: Service> Batch<'_, S> {
         }
         move_positions(session, self.shared, &self.span.moves).await?;
         Ok(Attempt::Ready(handover))
+    }
+
+    /// Whether the event dies without a word of the service's: then its rows are not touched either, for it may be
+    /// they that the store rejects.
+    fn is_bare(&self, taken: &Taken<S::Event>) -> bool {
+        self.condemned.get(&taken.event_id).is_some_and(|condemned| !condemned.gives_up)
     }
 
     /// I: which events are new. Of two copies in one batch the first is taken.

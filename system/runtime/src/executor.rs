@@ -224,8 +224,8 @@ impl<S: Service> Executor<S> {
         let delay = self.shared.retry_delay("retry-settle", self.settle_failures);
         warn!(%failure, heads = unsettled.len(), ?delay, "a settlement did not commit; it will be repeated");
         self.settle_not_before = Instant::now() + delay;
-        let later = std::mem::replace(&mut self.finished, unsettled);
-        self.finished.extend(later);
+        // Behind the others: what the store rejects for ever must not fill every batch.
+        self.finished.extend(unsettled);
     }
 
     fn claimed(&mut self, result: Result<Vec<Job>, Failure>) {

@@ -86,8 +86,12 @@ impl<S: Service> Settlement<S> {
                     left.push((batch, care.lower(reason.to_string())));
                 }
                 Err(failure) => {
-                    batch.extend(left.drain(..).rev().flat_map(|(batch, _)| batch));
-                    settled.unsettled = Some((batch, failure));
+                    // A head that cannot even die is no reason for the others to wait with it.
+                    if !matches!(failure, Failure::Rejected(_)) {
+                        batch.extend(left.drain(..).rev().flat_map(|(batch, _)| batch));
+                    }
+                    let before = settled.unsettled.take().map(|(before, _)| before);
+                    settled.unsettled = Some((before.into_iter().flatten().chain(batch).collect(), failure));
                 }
             }
         }
@@ -141,7 +145,9 @@ impl<S: Service> Settlement<S> {
         }
         let mut locked = extra.clone();
         for (_, event) in plans.iter().flat_map(|(plan, _)| &plan.rows) {
-            if let Decoded::Event(event) = event {
+            if let Decoded::Event(event) = event
+                && !care.is_last()
+            {
                 locked.extend(logic.keys(event));
             }
         }

@@ -1,6 +1,7 @@
 //! G5: a dead letter is there once, its key is held or goes on, and an operator decides what becomes of it.
 
-use stormglass_runtime::{AfterDeath, Audit, DEAD_LETTER, DISCARDED, Record};
+use stormglass_embedded::database::Config;
+use stormglass_runtime::{AfterDeath, Audit, DEAD_LETTER, DISCARDED, Headers, Record};
 
 use crate::{
     cluster::{Cluster, garbage},
@@ -138,6 +139,56 @@ async fn an_event_that_the_store_rejects_in_the_queue_dies_there_alone() {
     // The provider has charged it: giving up would deny that.
     assert!(cluster.entries("b").is_empty());
     worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_rows_no_store_can_name_dies_alone() {
+    let cluster = Cluster::new(1);
+    let worker = cluster.worker(&Ledger::default(), |_| {});
+    cluster.publish(Script::Entry, "no\0text", 1).await;
+    cluster.publish(Script::Entry, "b", 2).await;
+    cluster.until("the other key", |cluster| cluster.entries("b") == [2]).await;
+    assert!(is_dead(&cluster));
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_rows_no_store_can_name_dies_alone_in_the_queue_too() {
+    let cluster = Cluster::new(1);
+    let worker = cluster.worker(&Ledger::default(), |_| {});
+    cluster.publish_record(garbage("no\0text", 10)).await;
+    cluster.publish(Script::Entry, "no\0text", 2).await;
+    cluster.until("both", |cluster| is_dead(cluster) && cluster.tables().pending.len() == 2).await;
+    let garbage = cluster.dead_letters().list(1).await.unwrap()[0].id.clone();
+    assert_eq!(cluster.dead_letters().discard(std::slice::from_ref(&garbage), &audit(&cluster)).await, Ok(1));
+    cluster.publish(Script::Charge, "b", 3).await;
+    cluster.until("the other key", |cluster| cluster.entries("b") == [3] && is_dead(cluster)).await;
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_cannot_even_die_holds_up_no_other_key() {
+    let config = Config { max_record_bytes: 2_000, ..Config::default() };
+    let cluster = Cluster::with(1, config);
+    let worker = cluster.worker(&Ledger::default(), |_| {});
+    let mut letter_too_large = garbage("a", 0);
+    letter_too_large.headers = Headers::default();
+    letter_too_large.headers.push("ce_type", "refused");
+    letter_too_large.value = format!("1{}", " ".repeat(5_000)).into();
+    cluster.publish_record(letter_too_large).await;
+    cluster
+        .until("the last attempt", |cluster| cluster.tables().pending.values().any(|row| row.attempts >= 3))
+        .await;
+    for number in 2..20 {
+        cluster.publish(Script::Charge, &format!("b{number}"), number).await;
+    }
+    cluster
+        .until("the other keys", |cluster| {
+            (2..20).all(|number| cluster.entries(&format!("b{number}")) == [number])
+        })
+        .await;
+    assert!(!is_dead(&cluster), "the letter fits after all: the test shows nothing");
+    worker.kill().await;
 }
 
 impl Cluster {
