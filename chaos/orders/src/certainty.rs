@@ -33,7 +33,7 @@ fn is_certain(fault: &Fault, faults: &[Fault]) -> bool {
                 && !others.any(|other| silences(other) && overlap(fault, other))
         }
         FaultClass::Kill | FaultClass::Pause | FaultClass::RebalanceStorm | FaultClass::ClockJump => {
-            !others.any(|other| silences(other) && overlap(fault, other))
+            !others.any(|other| stops(other) && overlap(fault, other))
         }
         FaultClass::LeaderLoss | FaultClass::Failover | FaultClass::Redelivery => true,
         // Drawn per port call: a small run may be lucky.
@@ -45,18 +45,24 @@ fn is_member(host: &str) -> bool {
     CONSUMERS.iter().any(|consumer| host.strip_prefix(consumer).is_some_and(|rest| rest.starts_with('-')))
 }
 
-/// Whether a fault may leave other faults nobody to strike.
+/// Whether a fault may stop a host from running, or from saying anything.
 fn silences(fault: &Fault) -> bool {
+    stops(fault)
+        || matches!(fault.class, FaultClass::Isolation | FaultClass::PartialCut | FaultClass::OneWayCut)
+}
+
+/// Whether a fault may stop a host from running.
+fn stops(fault: &Fault) -> bool {
     match fault.class {
-        FaultClass::Isolation
-        | FaultClass::PartialCut
-        | FaultClass::OneWayCut
-        | FaultClass::Kill
+        FaultClass::Kill
         | FaultClass::Pause
         | FaultClass::LeaderLoss
         | FaultClass::RebalanceStorm
         | FaultClass::Failover => true,
-        FaultClass::Slow
+        FaultClass::Isolation
+        | FaultClass::PartialCut
+        | FaultClass::OneWayCut
+        | FaultClass::Slow
         | FaultClass::ClockJump
         | FaultClass::Redelivery
         | FaultClass::PortError

@@ -16,7 +16,7 @@ use crate::{
     notifier::{Notifier, NotifierClient},
     outside::Stormy,
     provider::{Provider, ProviderClient},
-    rollout::{Newer, NewerProducer},
+    rollout::{Built, NewerProducer, Version},
     settings,
     shape::{Rollout, Shape},
     workload::Operation,
@@ -67,7 +67,7 @@ impl Wiring {
     /// A gateway, until its host is stopped or killed.
     pub async fn gateway(self, host: Host) -> ProcessResult {
         let mut producer = self.producer(&host);
-        if self.shape.rollout == Rollout::SideBySide && !self.is_old(&host) {
+        if self.shape.rollout == Rollout::SideBySide && self.version(&host) == Version::Newer {
             producer = Arc::new(NewerProducer(producer));
         }
         let gateway = Gateway {
@@ -127,14 +127,9 @@ impl Wiring {
     }
 
     async fn work(&self, host: &Host, service: impl Service<Row = Row>) -> ProcessResult {
+        let built = Built { service, version: self.version(host) };
         let config = settings::worker(&self.shape);
-        if self.shape.rollout == Rollout::SideBySide && !self.is_old(host) {
-            Worker::new(Newer(service), self.ports(host), config, host.identity())?
-                .run(host.shutdown())
-                .await;
-        } else {
-            Worker::new(service, self.ports(host), config, host.identity())?.run(host.shutdown()).await;
-        }
+        Worker::new(built, self.ports(host), config, host.identity())?.run(host.shutdown()).await;
         Ok(())
     }
 
@@ -147,8 +142,9 @@ impl Wiring {
     }
 
     /// During a rollout the first host of each kind runs the older version until it has been restarted once.
-    fn is_old(&self, host: &Host) -> bool {
-        host.name().ends_with("-1") && host.incarnation() == 0
+    fn version(&self, host: &Host) -> Version {
+        let first = host.name().ends_with("-1") && host.incarnation() == 0;
+        if self.shape.rollout == Rollout::SideBySide && first { Version::Older } else { Version::Newer }
     }
 }
 

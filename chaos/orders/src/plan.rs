@@ -62,7 +62,11 @@ fn shape(scenario: &Scenario, dice: Dice, orders: u64) -> Shape {
         skus: u32::try_from(skus).unwrap_or(u32::MAX),
         stock: i64::try_from(orders * UNITS_PER_ORDER * supply / 100 / skus).unwrap_or(i64::MAX),
         after_death: if dice.chance("hold", 0, 0, 0.7) { AfterDeath::Hold } else { AfterDeath::Skip },
-        replication: Replication::Synchronous,
+        replication: if dice.chance("asynchronous", 0, 0, scenario.asynchronous) {
+            Replication::Asynchronous
+        } else {
+            Replication::Synchronous
+        },
         rollout: scenario.rollout,
         deadline_ms: dice.between("deadline", 0, 0, 2_500..6_000),
         manners: manners(scenario, dice),
@@ -155,7 +159,7 @@ impl Draw<'_> {
                 let consumer = CONSUMERS[self.index("consumer", CONSUMERS.len())];
                 (self.shape.members_of(consumer), vec![], self.millis(800, 2_500), 0)
             }
-            FaultClass::Failover => (self.primary(), vec![], self.millis(300, 2_000), 0),
+            FaultClass::Failover => (self.primary(), vec![], self.millis(300, 2_000), self.suffix_lost()),
             FaultClass::ClockJump => (one(&applications), vec![], self.millis(500, 3_000), self.jump()),
             FaultClass::Redelivery => (vec![], vec![], 0, self.amount(3, 60)),
         };
@@ -215,6 +219,11 @@ impl Draw<'_> {
 
     fn amount(&self, low: u64, high: u64) -> i64 {
         i64::try_from(self.dice.between("amount", self.strike, 0, low..high)).unwrap_or(0)
+    }
+
+    /// Whether a failover loses what the replica has not replayed; a synchronous one has replayed what was acknowledged.
+    fn suffix_lost(&self) -> i64 {
+        i64::from(self.dice.chance("suffix-lost", self.strike, 0, 0.5))
     }
 
     /// A wall clock that is off by up to ten seconds either way.

@@ -24,30 +24,47 @@ impl Producer for NewerProducer {
     }
 }
 
-/// A service of the newer version: it reads both types.
-pub struct Newer<S>(pub S);
+/// A service as one of the two versions built it.
+pub struct Built<S> {
+    /// The service.
+    pub service: S,
+    /// Which version it is.
+    pub version: Version,
+}
+
+/// Which version of the services runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Reads the old type only.
+    Older,
+    /// Reads both.
+    Newer,
+}
 
 #[async_trait]
-impl<S: Service> Service for Newer<S> {
+impl<S: Service> Service for Built<S> {
     type Row = S::Row;
     type Event = S::Event;
     type Call = S::Call;
     type Reply = S::Reply;
 
     fn name(&self) -> ConsumerName {
-        self.0.name()
+        self.service.name()
     }
 
     fn decode(&self, record: &Record) -> Result<Option<S::Event>, Refusal> {
-        self.0.decode(&renamed(record, NEW, OLD))
+        match self.version {
+            Version::Older => self.service.decode(record),
+            Version::Newer => self.service.decode(&renamed(record, NEW, OLD)),
+        }
     }
 
     fn keys(&self, event: &S::Event) -> Vec<<S::Row as RowSet>::Key> {
-        self.0.keys(event)
+        self.service.keys(event)
     }
 
     fn decide(&self, at: Context<'_, Self>) -> Result<Next<Self>, Refusal> {
-        Ok(match self.0.decide(inner(&at))? {
+        Ok(match self.service.decide(inner(&at))? {
             Next::Done(decision) => Next::Done(decision),
             Next::Need(keys) => Next::Need(keys),
             Next::Ask(call) => Next::Ask(call),
@@ -55,23 +72,23 @@ impl<S: Service> Service for Newer<S> {
     }
 
     async fn act(&self, call: S::Call, key: IdempotencyKey) -> Result<S::Reply, ActError> {
-        self.0.act(call, key).await
+        self.service.act(call, key).await
     }
 
     async fn inquire(&self, call: S::Call, key: IdempotencyKey) -> Result<Option<S::Reply>, ActError> {
-        self.0.inquire(call, key).await
+        self.service.inquire(call, key).await
     }
 
     fn conclude(&self, at: Context<'_, Self>, reply: S::Reply) -> Result<Decision<S::Row>, Refusal> {
-        self.0.conclude(inner(&at), reply)
+        self.service.conclude(inner(&at), reply)
     }
 
     fn give_up(&self, at: Context<'_, Self>) -> Decision<S::Row> {
-        self.0.give_up(inner(&at))
+        self.service.give_up(inner(&at))
     }
 }
 
-fn inner<'a, S: Service>(at: &Context<'a, Newer<S>>) -> Context<'a, S> {
+fn inner<'a, S: Service>(at: &Context<'a, Built<S>>) -> Context<'a, S> {
     Context { event: at.event, event_id: at.event_id, rows: at.rows, now: at.now }
 }
 

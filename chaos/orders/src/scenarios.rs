@@ -22,6 +22,8 @@ pub struct Scenario {
     pub provider: Provider,
     /// Which versions run.
     pub rollout: Rollout,
+    /// The share of storms in which commits do not wait for the replica, so that a failover may lose the last ones.
+    pub asynchronous: f64,
     /// Fault classes that strike in every storm of this kind.
     pub certain: &'static [FaultClass],
 }
@@ -61,6 +63,7 @@ const USUAL: Scenario = Scenario {
     supply_percent: 80..140,
     provider: Provider::Usual,
     rollout: Rollout::Settled,
+    asynchronous: 0.0,
     certain: &[],
 };
 
@@ -83,6 +86,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "failover",
         summary: "the database fails over to its replica, brokers lose their leaders",
+        asynchronous: 0.5,
         certain: &[Failover, LeaderLoss, LostAck],
         ..USUAL
     },

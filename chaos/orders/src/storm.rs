@@ -16,7 +16,7 @@ use crate::{
     certainty::certain_classes,
     client::ClientLog,
     hosts::Wiring,
-    invariants::{EndState, Evidence, Judge, Setup, Strike, Violation},
+    invariants::{EndState, Evidence, Judge, OrderState, Setup, Strike, Violation},
     notifier::Notifier,
     operator::{ClusterOperator, broker_hooks, database_hooks},
     plan::STORM_MS,
@@ -168,10 +168,22 @@ impl Storm {
         &self.judge
     }
 
-    /// What the run reached, for sums over many.
+    /// What the run reached, for sums over many: a fault-free idyll would show here.
     pub fn coverage(&self) -> BTreeMap<String, u64> {
-        let redelivered = self.machines.kafka.with(|cluster| cluster.redelivered());
-        BTreeMap::from([("redelivered".to_owned(), redelivered)])
+        let world = self.judge.world();
+        let count = |is: fn(&OrderState) -> bool| {
+            let orders = world.tables.stories().filter_map(|(_, rows)| rows.order.as_ref());
+            orders.filter(|order| is(&order.state)).count() as u64
+        };
+        let dead = world.tables.queued().filter(|(_, row)| row.pending.dead_at.is_some()).count() as u64;
+        let reached = [
+            ("redelivered records", self.machines.kafka.with(|cluster| cluster.redelivered())),
+            ("confirmed orders", count(|state| matches!(state, OrderState::Confirmed { .. }))),
+            ("cancelled orders", count(|state| matches!(state, OrderState::Cancelled { .. }))),
+            ("dead letters at the end", dead),
+            ("lost suffixes", u64::from(world.lost_suffix)),
+        ];
+        reached.into_iter().map(|(what, count)| (what.to_owned(), count)).collect()
     }
 
     fn elapsed(&self) -> Duration {

@@ -4,7 +4,7 @@
 //! the two cannot drift apart. What a client can observe is the measure of the model (SEMANTICS.md's B and D lines);
 //! how servers replicate inside is simplified, and each file says how.
 
-pub mod machine;
-pub mod transport;
 pub mod broker;
 pub mod database;
+pub mod machine;
+pub mod transport;

@@ -63,19 +63,15 @@ impl Invariant for PublishedIffWritten {
             return Ok(());
         }
         let Some(row) = identity(record).and_then(|identity| self.ever.get(&identity)) else {
-            return Err(violation(
-                record,
-                position,
-                world,
-                "a committed outbox row",
-                "no such row was ever committed",
-            ));
+            return Err(misplaced(record, position, world)
+                .expected("a committed outbox row", "no such row was ever committed"));
         };
         let same = row.record.value == record.value && row.record.key == record.key;
         if same || world.lost_suffix {
             return Ok(());
         }
-        Err(violation(record, position, world, &format!("what outbox#{} says", row.seq), "something else"))
+        Err(misplaced(record, position, world)
+            .expected(format!("what outbox#{} says", row.seq), "something else"))
     }
 
     fn at_end(&mut self, _end: &EndState, world: &World) -> Verdict {
@@ -96,17 +92,10 @@ fn order(record: &Record) -> Option<uuid::Uuid> {
     record.key.clone().and_then(|key| order_of(&stormglass_runtime::OrderingKey(key)))
 }
 
-fn violation(
-    record: &Record,
-    position: &Position,
-    world: &World,
-    expected: &str,
-    got: &str,
-) -> Box<Violation> {
+/// That a record should not be where it is; what must be and what was seen is the caller's to add.
+fn misplaced(record: &Record, position: &Position, world: &World) -> Box<Violation> {
     let kind = record.headers.text("ce_type").unwrap_or("a record");
-    Violation::new(RULE, world, format!("{kind} at {position} was published"))
-        .expected(expected, got)
-        .about(order(record))
+    Violation::new(RULE, world, format!("{kind} at {position} was published")).about(order(record))
 }
 
 /// Whether the record claims to come from a consumer; what gateways publish never was in an outbox.

@@ -145,10 +145,10 @@ async fn b21_a_zombies_commit_fails(#[case] kind: Kind) {
     let mut a = Member::join(&one).await;
     a.until(|member| member.owned.len() == 1).await;
     let mut b = Member::join(&two).await;
-    Faults::set(&faults.mute, true);
+    Faults::raise(&faults.mute);
     b.until(|member| member.owned.len() == 1).await;
     assert_eq!(a.owned.len(), 1, "it has not looked");
-    Faults::set(&faults.mute, false);
+    Faults::lower(&faults.mute);
     let failure = a.consumer.report(vec![partition(0).at(1)]).await;
     assert_eq!(failure, Err(Failure::NotDone(Cause::Fenced)));
     assert_eq!(sut.committed(&group(), &partition(0)).await, None);

@@ -22,9 +22,9 @@ const BRIEF: Tuning = Tuning {
 async fn b9_what_never_left_is_not_done(#[case] kind: Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(BRIEF);
-    Faults::set(&faults.mute, true);
+    Faults::raise(&faults.mute);
     assert_eq!(publish(&client, "k", "lost").await, Err(Failure::NotDone(Cause::Disconnected)));
-    Faults::set(&faults.mute, false);
+    Faults::lower(&faults.mute);
     publish(&client, "k", "next").await.unwrap();
     assert_eq!(values(&*sut).await, ["next"]);
 }
@@ -36,9 +36,9 @@ async fn b9_without_an_answer_the_outcome_is_unknown(#[case] kind: Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(BRIEF);
     publish(&client, "k", "first").await.unwrap();
-    Faults::set(&faults.deaf, true);
+    Faults::raise(&faults.deaf);
     assert!(matches!(publish(&client, "k", "unheard").await, Err(Failure::Unknown(_))));
-    Faults::set(&faults.deaf, false);
+    Faults::lower(&faults.deaf);
     publish(&client, "k", "next").await.unwrap();
     assert_eq!(values(&*sut).await, ["first", "unheard", "next"]);
 }
@@ -54,7 +54,7 @@ async fn b9_a_doubt_is_not_forgotten_over_a_later_refusal(#[case] kind: Kind) {
     faults.lose_acks.store(1, Ordering::SeqCst);
     let (result, ()) = tokio::join!(publish(&client, "k", "taken"), async {
         sleep(Duration::from_millis(50)).await;
-        Faults::set(&faults.mute, true);
+        Faults::raise(&faults.mute);
     });
     assert!(matches!(result, Err(Failure::Unknown(_))));
     assert_eq!(values(&*sut).await, ["first", "taken"]);
@@ -114,9 +114,9 @@ async fn a_batch_given_up_lands_before_what_is_published_after_it_or_never(
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(BRIEF);
     publish(&client, "k", "first").await.unwrap();
-    Faults::set(&faults.hold, true);
+    Faults::raise(&faults.hold);
     assert!(matches!(publish(&client, "k", "late").await, Err(Failure::Unknown(_))));
-    Faults::set(&faults.hold, false);
+    Faults::lower(&faults.hold);
     if behind {
         publish(&client, "k", "second").await.unwrap();
         assert!(sut.deliver_held(&faults).await > 0);
@@ -135,12 +135,12 @@ async fn the_report_comes_by_the_delivery_timeout(#[case] kind: Kind) {
     let (client, faults) = sut.client(BRIEF);
     publish(&client, "k", "first").await.unwrap();
     for fault in [&faults.deaf, &faults.mute, &faults.hold] {
-        Faults::set(fault, true);
+        Faults::raise(fault);
         let begun = tokio::time::Instant::now();
         assert!(publish(&client, "k", "v").await.is_err());
         let late = begun.elapsed().saturating_sub(BRIEF.delivery_timeout);
         assert!(late < Duration::from_millis(50), "{late:?} late");
-        Faults::set(fault, false);
+        Faults::lower(fault);
     }
 }
 

@@ -127,8 +127,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    pub fn set(flag: &AtomicBool, to: bool) {
-        flag.store(to, Ordering::SeqCst);
+    pub fn raise(flag: &AtomicBool) {
+        flag.store(true, Ordering::SeqCst);
+    }
+
+    pub fn lower(flag: &AtomicBool) {
+        flag.store(false, Ordering::SeqCst);
     }
 }
 
