@@ -15,7 +15,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::oneshot,
     task::spawn_local,
-    time::sleep_until,
 };
 use turmoil::net::{
     TcpListener, TcpStream,
@@ -27,7 +26,7 @@ use crate::{
     hash::fingerprint,
     nic::Address,
     storm::Fate,
-    wire::{DelayLine, Frames, decode, encode},
+    wire::{DelayLine, Frames, decode, encode, until, with_room},
 };
 
 /// The port that every node listens on.
@@ -143,7 +142,7 @@ impl<M: Machine<Request: Message, Response: Message>> Served<M> {
             let due = self.line.due();
             tokio::select! {
                 biased;
-                read = self.reading.read_buf(&mut self.frames.buffer) => match read {
+                read = self.reading.read_buf(with_room(&mut self.frames.buffer)) => match read {
                     Ok(1..) => {
                         while let Some((number, payload)) = self.frames.next() {
                             let Some(reply) = self.handle(number, &payload) else { return End::Ours };
@@ -160,7 +159,7 @@ impl<M: Machine<Request: Message, Response: Message>> Served<M> {
                     Ok(response) => self.line.push(number, &encode(&response)),
                     Err(_hung_up) => return End::Ours,
                 },
-                () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {}
+                () = until(due) => {}
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::{
     What,
     hash::fingerprint,
     storm::Fate,
-    wire::{DelayLine, Frames},
+    wire::{DelayLine, Frames, until, with_room},
 };
 
 /// Bytes that a stream holds between process and card.
@@ -120,7 +120,7 @@ impl Framed {
             }
             tokio::select! {
                 biased;
-                read = self.reading.read_buf(&mut self.frames.buffer) => match read {
+                read = self.reading.read_buf(with_room(&mut self.frames.buffer)) => match read {
                     Ok(1..) => self.hand_out_replies(),
                     Ok(0) | Err(_) => return,
                 },
@@ -128,7 +128,7 @@ impl Framed {
                     Some(outgoing) => self.take(outgoing),
                     None => closing = true,
                 },
-                () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {}
+                () = until(due) => {}
             }
         }
     }
@@ -222,14 +222,14 @@ async fn pump_out(
         let due = line.due();
         tokio::select! {
             biased;
-            read = from.read_buf(&mut buffer) => {
+            read = from.read_buf(with_room(&mut buffer)) => {
                 if read? == 0 {
                     break;
                 }
                 let bytes = buffer.split().to_vec();
                 line.push_raw(&bytes.clone(), bytes);
             }
-            () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {}
+            () = until(due) => {}
         }
     }
     while let Some(due) = line.due() {
@@ -247,7 +247,7 @@ async fn pump_in(
     fate: Fate,
 ) -> io::Result<()> {
     let mut buffer = bytes::BytesMut::new();
-    while from.read_buf(&mut buffer).await? > 0 {
+    while from.read_buf(with_room(&mut buffer)).await? > 0 {
         let bytes = buffer.split();
         let digest = fingerprint(&bytes);
         let what = What { host: &fate.host, kind: "stream", causes: &[], digest };

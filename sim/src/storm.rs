@@ -123,7 +123,7 @@ pub(crate) struct Fate {
     pub(crate) storm: Storm,
     pub(crate) host: Arc<str>,
     dice: Dice,
-    attempts: Arc<Mutex<BTreeMap<(&'static str, u64), u32>>>,
+    attempts: Arc<Mutex<BTreeMap<(u64, &'static str), u32>>>,
 }
 
 /// A drawn or explicit fault of a port call.
@@ -180,7 +180,7 @@ impl Fate {
     /// Asks about an entity at `site`, once more.
     pub(crate) fn ask_entity(&self, site: &'static str, entity: u64) -> Question {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = attempts.entry((site, entity)).or_default();
+        let count = attempts.entry((entity, site)).or_default();
         let attempt = *count;
         *count += 1;
         Question { site, entity, attempt }

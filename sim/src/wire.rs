@@ -7,11 +7,23 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::storm::{Chance, Fate};
 
 const HEADER: usize = 12;
+
+/// Makes room in `buffer` for what one read brings. A buffer that is full would take 64 bytes at a time, and every
+/// longer message would cross in pieces, each with a latency of its own.
+pub(crate) fn with_room(buffer: &mut BytesMut) -> &mut BytesMut {
+    /// Most messages are shorter.
+    const LEAST: usize = 1_024;
+    const BLOCK: usize = 8 * LEAST;
+    if buffer.capacity() - buffer.len() < LEAST {
+        buffer.reserve(BLOCK);
+    }
+    buffer
+}
 
 /// A value in its frame's payload.
 ///
@@ -50,6 +62,14 @@ impl Frames {
     }
 }
 
+/// Waits until then; for ever if it is never.
+pub(crate) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Frames on their way out of a host, each with the moment at which it may leave.
 pub(crate) struct DelayLine {
     fate: Fate,
@@ -81,7 +101,11 @@ impl DelayLine {
 
     /// Everything that may leave now, as one segment.
     pub(crate) fn ready(&mut self) -> Option<Vec<u8>> {
+        let due = self.due()?;
         let now = Instant::now();
+        if due > now {
+            return None;
+        }
         let mut segment = self.pop(now)?;
         while let Some(more) = self.pop(now) {
             segment.extend_from_slice(&more);
