@@ -1,4 +1,5 @@
-//! I1 `accepted-order-kept` and I2 `unknown-order-whole`: what clients were told about placing orders holds.
+//! I1 `accepted-order-kept` and I2 `unknown-order-whole`: what clients were told about placing and cancelling orders
+//! holds.
 //!
 //! An accepted order is on the log before the client hears of it, and never goes. One whose answer was lost is whole or
 //! absent; one that was refused is absent; no order exists that nobody placed. An order's id follows from tenant and
@@ -15,14 +16,15 @@ use crate::client::{Answer, Asked, ExchangeId, Observed};
 /// I1: see the module.
 #[derive(Default)]
 pub struct AcceptedOrderKept {
-    placing: BTreeMap<ExchangeId, Uuid>,
+    cancelling: BTreeMap<ExchangeId, Uuid>,
     accepted: BTreeSet<Uuid>,
+    cancelled: BTreeSet<Uuid>,
 }
 
 const KEPT: Rule = Rule {
     id: "I1",
     name: "accepted-order-kept",
-    statement: "an order that was answered with 202 is on the log for good and reaches the database",
+    statement: "an order or cancellation that was answered with 202 is on the log for good; the order reaches the database",
     evidence: "client answers against the brokers' log as each 202 arrives, and against log and database at the end",
 };
 
@@ -32,11 +34,28 @@ fn order_id(tenant: &str, idempotency_key: &str) -> Uuid {
 }
 
 fn is_placed(order: Uuid, world: &World) -> bool {
+    is_on_log("order.placed", order, world)
+}
+
+fn is_on_log(kind: &str, order: Uuid, world: &World) -> bool {
     world.log.story(order).iter().any(|record| {
-        record.kind() == Some("order.placed")
+        record.kind() == Some(kind)
             && record.at.partition.topic == world.setup.topic
             && record.at.offset < world.log.end(&record.at.partition)
     })
+}
+
+/// What asks for a cancellation.
+const CANCEL: &str = "order.cancel-requested";
+
+/// Whoever hears a 202 finds the event on the log.
+fn acknowledged(kind: &str, order: Uuid, world: &World) -> Verdict {
+    if is_on_log(kind, order, world) {
+        return Ok(());
+    }
+    Err(Violation::new(KEPT, world, format!("{kind} of order {order} was accepted"))
+        .expected("on all in-sync replicas before the 202", "it is not on the log")
+        .about(order))
 }
 
 impl Invariant for AcceptedOrderKept {
@@ -46,27 +65,29 @@ impl Invariant for AcceptedOrderKept {
 
     fn client(&mut self, seen: &Observed, world: &World) -> Verdict {
         match seen {
-            Observed::Sent { exchange, asked: Asked::Place { tenant, idempotency_key, .. }, .. } => {
-                self.placing.insert(*exchange, order_id(tenant, idempotency_key));
+            Observed::Sent { exchange, asked: Asked::Cancel { order }, .. } => {
+                self.cancelling.insert(*exchange, *order);
                 Ok(())
             }
             Observed::Answered { answer: Answer::Accepted { order }, .. } => {
                 self.accepted.insert(*order);
-                if is_placed(*order, world) {
-                    return Ok(());
-                }
-                Err(Violation::new(KEPT, world, format!("order {order} was accepted"))
-                    .expected(
-                        "its order.placed on all in-sync replicas before the 202",
-                        "it is not on the log",
-                    )
-                    .about(*order))
+                acknowledged("order.placed", *order, world)
+            }
+            Observed::Answered { exchange, answer: Answer::CancelAccepted, .. } => {
+                let Some(order) = self.cancelling.remove(exchange) else { return Ok(()) };
+                self.cancelled.insert(order);
+                acknowledged(CANCEL, order, world)
             }
             Observed::Sent { .. } | Observed::Answered { .. } => Ok(()),
         }
     }
 
     fn at_end(&mut self, _end: &EndState, world: &World) -> Verdict {
+        if let Some(order) = self.cancelled.iter().find(|order| !is_on_log(CANCEL, **order, world)) {
+            return Err(Violation::new(KEPT, world, format!("the cancellation of order {order} is lost"))
+                .expected("on the log for good", "it is gone from the log")
+                .about(*order));
+        }
         for order in &self.accepted {
             let got = if !is_placed(*order, world) {
                 "it is gone from the log"
@@ -182,7 +203,7 @@ mod tests {
     use rstest::rstest;
 
     use super::{
-        super::testkit::{Tale, placed, placed_as},
+        super::testkit::{Tale, event_of, placed, placed_as},
         *,
     };
 
@@ -215,6 +236,18 @@ mod tests {
     fn accepted_order_that_is_not_on_the_log_is_caught() {
         let mut tale = Tale::of(AcceptedOrderKept::default());
         assert!(tale.exchange(place(4999), accepted()).is_err());
+    }
+
+    #[test]
+    fn accepted_cancellation_that_is_not_on_the_log_or_leaves_it_is_caught() {
+        let mut tale = Tale::of(AcceptedOrderKept::default());
+        let cancel = || Asked::Cancel { order: id() };
+        assert!(tale.exchange(cancel(), Answer::CancelAccepted).is_err());
+        tale.append(0, event_of("order.cancel-requested", id(), "c1"));
+        tale.exchange(cancel(), Answer::CancelAccepted).unwrap();
+        tale.end().unwrap();
+        tale.truncate(0);
+        assert!(tale.end().unwrap_err().subject.contains("cancellation"));
     }
 
     #[test]

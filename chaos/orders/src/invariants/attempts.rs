@@ -3,10 +3,13 @@
 //! A call whose outcome is unknown is *asked* about after its budget is used up, for as long as that takes; those
 //! claims raise `attempts` too, so for rows with a call the budget is held at the provider's own door: it is the
 //! number of requests that it accepted for one charge or refund.
+//!
+//! The budget is also what an event has a right to: dead letters excuse much, so one that gave up early is refused. In
+//! these storms nothing is refused for good, except what follows from another dead letter or from a lost suffix.
 
 use std::collections::BTreeMap;
 
-use stormglass_runtime::Pending;
+use stormglass_runtime::{OrderingKey, Pending};
 use uuid::Uuid;
 
 use super::{Commit, Invariant, Queued, Rule, Verdict, Violation, World, log::order_of};
@@ -21,7 +24,7 @@ pub struct AttemptBudget {
 const RULE: Rule = Rule {
     id: "I12",
     name: "attempt-budget",
-    statement: "no event is attempted more often than its budget, before it is due, or uncounted",
+    statement: "no event is attempted more often than its budget, before it is due, or uncounted, and none is given up before",
     evidence: "every change of a queue row, and the requests that the provider accepted",
 };
 
@@ -33,7 +36,7 @@ impl Invariant for AttemptBudget {
     fn committed(&mut self, commit: &Commit, world: &World) -> Verdict {
         for queued in &commit.queued {
             let Some(after) = &queued.after else { continue };
-            let found = broken(queued, after, commit, world);
+            let found = broken(queued, after, commit, world).or_else(|| unearned(queued, after, world));
             let Some((expected, got)) = found else { continue };
             let subject = format!("{} attempted {}", queued.consumer, after.origin);
             return Err(Violation::new(RULE, world, subject)
@@ -81,6 +84,24 @@ fn broken(queued: &Queued, after: &Pending, commit: &Commit, world: &World) -> O
         return Some(("no attempt of a dead letter".to_owned(), "it was claimed".to_owned()));
     }
     None
+}
+
+/// Whether a row died before its attempts were used up, as (expected, got).
+fn unearned(queued: &Queued, after: &Pending, world: &World) -> Option<(String, String)> {
+    let budget = world.setup.attempts_max;
+    if !queued.died() || after.attempts >= budget || world.lost_suffix {
+        return None;
+    }
+    let order = after.record.key.clone().and_then(|key| order_of(&OrderingKey(key)));
+    let mut others =
+        world.tables.queued().filter(|(of, row)| **of != queued.consumer || row.pending.id != after.id);
+    if others.any(|(_, row)| row.pending.dead_at.is_some() && row.order() == order) {
+        return None;
+    }
+    Some((
+        format!("{budget} attempts before it is a dead letter"),
+        format!("a dead letter after {}", after.attempts),
+    ))
 }
 
 /// A redrive begins anew. A claim that attempted nothing gives its one attempt back, and has nothing to report; one that
@@ -176,8 +197,30 @@ mod tests {
     #[test]
     fn claim_of_a_dead_letter_is_caught() {
         let mut tale = queued_once();
+        for _ in 0..8 {
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
         tale.tx("w").bury("payments", 1).commit().unwrap();
         assert!(tale.tx("w").change("payments", 1, claim).commit().is_err());
+    }
+
+    #[test]
+    fn dead_letter_before_the_budget_is_used_up_is_caught() {
+        let mut tale = queued_once();
+        tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        let violation = tale.tx("w").bury("payments", 1).commit().unwrap_err();
+        assert_eq!(violation.got, "a dead letter after 1");
+    }
+
+    #[test]
+    fn dead_letter_that_follows_from_another_is_fine() {
+        let mut tale = queued_once();
+        for _ in 0..8 {
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
+        tale.tx("w").bury("payments", 1).commit().unwrap();
+        tale.tx("w").take("inventory", 0).queue("inventory", 0, 2).commit().unwrap();
+        tale.tx("w").bury("inventory", 2).commit().unwrap();
     }
 
     #[test]

@@ -79,6 +79,11 @@ impl Invariant for MoneyBalanced {
 
     fn at_end(&mut self, _end: &EndState, world: &World) -> Verdict {
         for (order, rows) in world.tables.stories() {
+            if let Some(payment) = &rows.payment
+                && payment.state.capture().is_none()
+            {
+                self.denied_is_not_taken(order, world)?;
+            }
             match rows.order.as_ref().map(|order| &order.state) {
                 Some(OrderState::Confirmed { placed }) => {
                     self.confirmed_is_paid(order, (placed.basket.total(), &placed.basket.currency), world)?;
@@ -102,6 +107,18 @@ impl MoneyBalanced {
         let got = account.map_or_else(|| "nothing captured".to_owned(), Account::say);
         Err(Violation::new(RULE, world, format!("order {order} is confirmed and not paid as it should be"))
             .expected(format!("{} at the provider", facts::money(total, currency)), got)
+            .about(order))
+    }
+
+    /// A dead letter may hold up a refund that is known to be owed. It must not hide one that nobody knows of: what is
+    /// not known to have failed is not a refusal (DESIGN 5).
+    fn denied_is_not_taken(&self, order: Uuid, world: &World) -> Verdict {
+        let Some(account) = self.accounts.get(&order) else { return Ok(()) };
+        if account.captured() == account.refunded || world.lost_suffix {
+            return Ok(());
+        }
+        Err(Violation::new(RULE, world, format!("the payment of order {order} is denied and was taken"))
+            .expected("nothing captured, or a refund that is owed", account.say())
             .about(order))
     }
 
@@ -223,6 +240,27 @@ mod tests {
         tale.tx("orders-1").order_row(1, "cancelled").commit().unwrap();
         assert!(tale.end().unwrap_err().subject.contains("its money is not back"));
         tale.refund(1, 8, 4999).unwrap();
+        tale.end().unwrap();
+    }
+
+    #[test]
+    fn dead_letter_does_not_excuse_denying_a_charge_that_was_made() {
+        let mut tale = intended();
+        tale.charge(1, 7, 4999).unwrap();
+        let died = tale.tx("payments-1").bury("payments", 1);
+        died.row("payments", 1, serde_json::json!({ "Declined": "gave-up" })).commit().unwrap();
+        tale.tx("orders-1").order_row(1, "cancelled").commit().unwrap();
+        assert!(tale.end().unwrap_err().subject.contains("is denied and was taken"));
+    }
+
+    #[test]
+    fn dead_letter_excuses_a_refund_that_is_owed() {
+        let mut tale = intended();
+        tale.charge(1, 7, 4999).unwrap();
+        let capture = serde_json::json!({ "customer": "ann", "amount": { "minor": 4999, "currency": "EUR" }, "charge": "ch-7" });
+        let died = tale.tx("payments-1").bury("payments", 1);
+        died.row("payments", 1, serde_json::json!({ "RefundOwed": capture })).commit().unwrap();
+        tale.tx("orders-1").order_row(1, "cancelled").commit().unwrap();
         tale.end().unwrap();
     }
 

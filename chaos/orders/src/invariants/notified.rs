@@ -60,7 +60,7 @@ impl Invariant for NotifiedOnce {
                 ("refunded", matches!(payment, Some(PaymentState::Refunded { .. }))),
             ];
             for (kind, _) in due.into_iter().filter(|(_, due)| *due) {
-                if !self.sent.contains_key(&(order, kind.to_owned())) && !world.is_stuck(order) {
+                if !self.sent.contains_key(&(order, kind.to_owned())) && !world.is_silenced(order) {
                     return Err(Violation::new(
                         RULE,
                         world,

@@ -154,6 +154,15 @@ mod tests {
     }
 
     #[test]
+    fn message_that_died_does_not_excuse_an_order_that_is_stuck() {
+        let mut tale = settled();
+        tale.tx("w").order_row(1, "open").queue("notifications", 0, 1).commit().unwrap();
+        tale.tx("w").bury("notifications", 1).commit().unwrap();
+        tale.tx("relay").delete_outbox(1_001).commit().unwrap();
+        assert!(tale.end().unwrap_err().subject.contains("is not final"));
+    }
+
+    #[test]
     fn open_transaction_is_caught() {
         let end = EndState { open_transactions: 1, ..EndState::default() };
         assert!(settled().end_with(&end).is_err());

@@ -18,6 +18,9 @@ use super::{
     log::{Identity, Log, LogRecord, order_of},
 };
 
+/// The consumer that only tells.
+const NOTIFICATIONS: &str = "notifications";
+
 /// All that is known.
 #[derive(Debug)]
 pub struct World {
@@ -97,9 +100,20 @@ impl World {
         self.tables.story(order)?.order.as_ref()
     }
 
-    /// Whether a dead letter of any consumer, also of a timer, excuses what did not become of the order.
+    /// Whether a dead letter, also of a timer, excuses what did not become of the order. Those of notifications do
+    /// not: they follow the order, and nothing waits for them.
     pub fn is_stuck(&self, order: Uuid) -> bool {
-        self.tables.queue.values().any(|row| row.pending.dead_at.is_some() && row.order() == Some(order))
+        self.has_dead(order, |consumer| consumer.as_str() != NOTIFICATIONS)
+    }
+
+    /// Whether a dead letter excuses that nobody was told what became of the order.
+    pub fn is_silenced(&self, order: Uuid) -> bool {
+        self.has_dead(order, |_| true)
+    }
+
+    fn has_dead(&self, order: Uuid, of: impl Fn(&ConsumerName) -> bool) -> bool {
+        let mut rows = self.tables.queue.iter().filter(|((consumer, _), _)| of(consumer));
+        rows.any(|(_, row)| row.pending.dead_at.is_some() && row.order() == Some(order))
     }
 
     /// Whether `consumer` has committed that it is about to make a call for the order.
