@@ -79,8 +79,8 @@ pub struct WorkerConfig {
     pub prune_interval_ms: u64,
     /// Inbox rows deleted in one transaction at most. 1 to 100,000.
     pub prune_limit: u32,
-    /// Bytes of payload, and again of headers, that a dead letter's record carries at most. 0 to 768 KiB, so that it
-    /// fits Kafka's default of 1 MiB.
+    /// Bytes of payload, again of headers, and twice of the key that a dead letter's record carries at most. 0 to
+    /// 192 KiB, so that all four fit Kafka's default of 1 MiB: a letter that is too large could never be written.
     pub dlq_payload_limit: u32,
     /// What `lock_timeout` is set to on the database's connections. Longer than `lanes` × `batch_time_ms`: a hot row is
     /// held for one batch by each lane in turn.
@@ -192,6 +192,9 @@ impl Default for RelayConfig {
 
 const DAY_MS: u64 = 86_400_000;
 
+/// The largest `dlq_payload_limit`.
+pub(crate) const DLQ_PAYLOAD_LIMIT_MAX: u64 = 192 << 10;
+
 impl WorkerConfig {
     /// Whether a worker may start with these settings.
     ///
@@ -260,7 +263,12 @@ impl WorkerConfig {
         within("circuit_failures", self.circuit_failures.into(), 1..=10_000, "1 opens at the first failure")?;
         within("circuit_open_ms", self.circuit_open_ms, 1..=3_600_000, "recovery is noticed as much later")?;
         let limit = u64::from(self.dlq_payload_limit);
-        within("dlq_payload_limit", limit, 0..=768 << 10, "the record must fit the topic's max.message.bytes")
+        within(
+            "dlq_payload_limit",
+            limit,
+            0..=DLQ_PAYLOAD_LIMIT_MAX,
+            "four times as much must fit the topic's max.message.bytes",
+        )
     }
 
     fn validate_queue(&self) -> Result<(), ConfigError> {
@@ -405,7 +413,7 @@ mod tests {
     #[case::a_backoff_that_shrinks("backoff_base_ms", |c: &mut WorkerConfig| c.backoff_base_ms = c.backoff_max_ms + 1)]
     #[case::no_attempt("attempts_max", |c: &mut WorkerConfig| c.attempts_max = 0)]
     #[case::a_poll_that_speeds_up_when_idle("claim_poll_min_ms", |c: &mut WorkerConfig| c.claim_poll_min_ms = 5_000)]
-    #[case::dead_letters_too_large_for_kafka("dlq_payload_limit", |c: &mut WorkerConfig| c.dlq_payload_limit = 1 << 20)]
+    #[case::dead_letters_too_large_for_kafka("dlq_payload_limit", |c: &mut WorkerConfig| c.dlq_payload_limit = 256 << 10)]
     fn a_setting_that_breaks_a_guarantee_is_refused_by_name(
         #[case] field: &str,
         #[case] spoil: fn(&mut WorkerConfig),

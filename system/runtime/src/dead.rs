@@ -49,9 +49,10 @@ impl Letter<'_> {
         }
         let mut room = limit;
         for (name, value) in &record.headers.0 {
+            let name = format!("origin.{name}");
             let Some(left) = room.checked_sub(name.len() + value.len()) else { break };
             room = left;
-            headers.push(&format!("origin.{name}"), value.clone());
+            headers.push(&name, value.clone());
         }
         if let Some(key) = &record.key {
             headers.push("origin-key", key.slice(..key.len().min(limit)));
@@ -209,5 +210,37 @@ fn discarded(consumer: &ConsumerName, row: &Pending, audit: &Audit) -> Record {
         key: Some(row.id.key.0.clone()),
         headers,
         value: Bytes::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{EventId, OrderingKey, Topic, config::DLQ_PAYLOAD_LIMIT_MAX};
+
+    /// Kafka's default of `max.message.bytes`.
+    const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+    #[rstest]
+    #[case::long_headers("name", 1 << 20)]
+    #[case::many_headers("n", 1)]
+    fn the_largest_letter_fits_its_topic(#[case] name: &str, #[case] bytes: usize) {
+        let much = Bytes::from(vec![b'x'; 1 << 20]);
+        let mut headers = Headers::default();
+        for _ in 0..(1 << 20) / bytes {
+            headers.push(name, much.slice(..bytes));
+        }
+        let topic = Topic::from("events");
+        let origin = crate::Partition::new(&topic, 0).at(0);
+        let record = Record { topic, key: Some(much.clone()), headers, value: much.clone() };
+        let (event_id, key) = (EventId(uuid::Uuid::nil()), &OrderingKey(much));
+        let subject = Subject { event_id, key, origin: &origin, record: &record };
+        let error = "x".repeat(1 << 20);
+        let letter = Letter { subject, error: &error, attempts: 1, time: Timestamp(0) };
+        let limit = usize::try_from(DLQ_PAYLOAD_LIMIT_MAX).unwrap();
+        let size = letter.record(&ConsumerName::from("ledger"), limit).size();
+        assert!(size <= MESSAGE_BYTES_MAX, "{size} bytes");
     }
 }
