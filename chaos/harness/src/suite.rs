@@ -76,7 +76,7 @@ impl Profile {
     /// Cases of a run that was given neither `--seeds` nor `--for`, over all its scenarios together.
     pub fn seeds(self) -> u64 {
         match self {
-            Profile::Smoke => 240,
+            Profile::Smoke => 204,
             Profile::Ci => 2_000,
             Profile::Soak => 20_000,
         }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// When the storm ends and the calm begins, in simulated milliseconds.
-pub const STORM_MS: u64 = 6_000;
+pub const STORM_MS: u64 = 5_000;
 
 /// No fault begins before this: the first members need to have joined.
 const FIRST_STRIKE_MS: u64 = 400;
@@ -59,6 +59,7 @@ fn shape(scenario: &Scenario, dice: Dice, orders: u64) -> Shape {
         partitions: between("partitions", 3, 6),
         lanes: between("lanes", 1, 2),
         batch_records: between("batch", 4, 64),
+        attempts_max: between("attempts", 2, 8),
         skus: u32::try_from(skus).unwrap_or(u32::MAX),
         stock: i64::try_from(orders * UNITS_PER_ORDER * supply / 100 / skus).unwrap_or(i64::MAX),
         after_death: if dice.chance("hold", 0, 0, 0.7) { AfterDeath::Hold } else { AfterDeath::Skip },
@@ -68,7 +69,7 @@ fn shape(scenario: &Scenario, dice: Dice, orders: u64) -> Shape {
             Replication::Synchronous
         },
         rollout: scenario.rollout,
-        deadline_ms: dice.between("deadline", 0, 0, 2_500..6_000),
+        deadline_ms: dice.between("deadline", 0, 0, 1_500..4_000),
         manners: manners(scenario, dice),
         away: away(scenario, dice),
     }

@@ -12,9 +12,6 @@ use stormglass_runtime::{RelayConfig, Topic, WorkerConfig};
 
 use crate::shape::{CONSUMERS, Replication, Shape};
 
-/// Attempts of an event before it is a dead letter.
-pub const ATTEMPTS_MAX: u32 = 8;
-
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
@@ -88,7 +85,7 @@ pub fn worker(shape: &Shape) -> WorkerConfig {
         buffer_records: 256,
         position_lazy_ms: 300,
         report_interval_ms: 500,
-        attempts_max: ATTEMPTS_MAX,
+        attempts_max: shape.attempts_max,
         backoff_base_ms: 50,
         backoff_max_ms: 1_500,
         retry_base_ms: 20,

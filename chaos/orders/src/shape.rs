@@ -43,6 +43,8 @@ pub struct Shape {
     pub batch_records: u32,
     /// Stock-keeping units on sale.
     pub skus: u32,
+    /// Attempts of an event before it is a dead letter.
+    pub attempts_max: u32,
     /// Units of each in stock at the start; may be 0.
     pub stock: i64,
     /// What a dead letter does to the later events of its key.
@@ -107,6 +109,7 @@ impl Shape {
             ("lanes", self.lanes),
             ("batch_records", self.batch_records),
             ("skus", self.skus),
+            ("attempts_max", self.attempts_max),
         ];
         if let Some((field, _)) = counts.iter().find(|(_, count)| !(1..=MANY).contains(count)) {
             return Err((field, "must be 1 to 64"));

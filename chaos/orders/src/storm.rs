@@ -333,7 +333,7 @@ fn setup(shape: &Shape) -> Setup {
         CONSUMERS.iter().map(|consumer| (ConsumerName::from(*consumer), shape.after_death)).collect();
     Setup {
         after_death,
-        attempts_max: settings::ATTEMPTS_MAX,
+        attempts_max: shape.attempts_max,
         ..Setup::new(Topic::from(TOPIC), stock::shelves(shape))
     }
 }

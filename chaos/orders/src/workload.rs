@@ -15,7 +15,7 @@ use crate::shape::Shape;
 pub const TENANTS: [&str; 2] = ["acme", "globex"];
 
 /// Orders come in this part of the storm, in milliseconds since the start.
-const PLACED_MS: std::ops::Range<u64> = 100..5_400;
+const PLACED_MS: std::ops::Range<u64> = 100..4_400;
 
 /// One thing that one client does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
