@@ -14,6 +14,9 @@ const TALKS_WITHIN_MS: u64 = 1_000;
 /// A host that was down needs about this long to be itself again.
 const RECOVERS_WITHIN_MS: u64 = 1_500;
 
+/// By then the first orders are on the log, so there is something to deliver again.
+const RECORDS_BY_MS: u64 = 1_000;
+
 /// The classes of which at least one fault is certain to strike.
 pub fn certain_classes(faults: &[Fault]) -> Vec<FaultClass> {
     let certain = faults.iter().filter(|fault| is_certain(fault, faults)).map(|fault| fault.class);
@@ -35,7 +38,8 @@ fn is_certain(fault: &Fault, faults: &[Fault]) -> bool {
         FaultClass::Kill | FaultClass::Pause | FaultClass::RebalanceStorm | FaultClass::ClockJump => {
             !others.any(|other| stops(other) && overlap(fault, other))
         }
-        FaultClass::LeaderLoss | FaultClass::Failover | FaultClass::Redelivery => true,
+        FaultClass::LeaderLoss | FaultClass::Failover => true,
+        FaultClass::Redelivery => fault.at_ms >= RECORDS_BY_MS,
         // Drawn per port call: a small run may be lucky.
         FaultClass::PortError | FaultClass::LostAck | FaultClass::LateMessage => false,
     }

@@ -35,6 +35,9 @@ pub(crate) enum Outcome<P> {
     Unanswered(String),
     /// The attempts are used up, and no call was ever made.
     Spent,
+    /// This version cannot read the event or the stored call of another, so nothing was asked: a deploy may bring the
+    /// other version back, and what it asked for may have been done.
+    Unread(String),
     /// The lease is too short for a call: leave the row to whoever claims it next.
     Abandoned,
 }
@@ -59,7 +62,7 @@ impl<P> Outcome<P> {
         match self {
             Outcome::Replied(_) | Outcome::Rejected(_) | Outcome::Closed => Health::Well,
             Outcome::Failed(_) | Outcome::Unknown(_) | Outcome::Unanswered(_) => Health::Ill,
-            Outcome::Decide | Outcome::Spent | Outcome::Abandoned => Health::Unasked,
+            Outcome::Decide | Outcome::Spent | Outcome::Abandoned | Outcome::Unread(_) => Health::Unasked,
         }
     }
 }
@@ -71,10 +74,10 @@ pub(crate) async fn attempt<S: Service>(shared: Arc<Shared<S>>, job: Job) -> Fin
     let outcome = match &job.call {
         None if spent => Outcome::Spent,
         None => Outcome::Decide,
+        // Whoever cannot read the event could not conclude with the reply.
+        Some(_) if let Some(error) = &job.unread => Outcome::Unread(error.clone()),
         Some(call) => match serde_json::from_slice(call) {
-            // Another version wrote it, and a deploy may bring that version back. What it asked for may have been done.
-            Err(error) if spent => Outcome::Unanswered(format!("the stored call cannot be read: {error}")),
-            Err(error) => Outcome::Unknown(format!("the stored call cannot be read: {error}")),
+            Err(error) => Outcome::Unread(format!("the stored call cannot be read: {error}")),
             Ok(_) if !fits(&shared, &job) => Outcome::Abandoned,
             Ok(call) if spent => inquire(&shared, &job, call).await,
             Ok(call) => act(&shared, &job, call).await,

@@ -212,6 +212,7 @@ impl<S: Service> Batch<'_, S> {
                 id: PendingId { key: head.key, seq: *sequence.get(index)? },
                 event_id: head.event_id,
                 call: head.call,
+                unread: None,
                 epoch: 0,
                 attempts: head.attempts,
                 claim: claim.id,

@@ -20,6 +20,7 @@ use crate::{
     circuit::{Allowance, Circuit},
     config::ms,
     lane::until,
+    logic::Decoded,
     settle::{Settled, Settlement},
     shared::{Desk, Job, Notice, Shared},
 };
@@ -298,6 +299,7 @@ async fn claim<S: Service>(shared: Arc<Shared<S>>, desk: Desk, places: u32) -> R
     let jobs = rows.into_iter().zip(places).map(|(row, place)| Job {
         id: row.id,
         event_id: row.event_id,
+        unread: unread(&shared.logic.decode(&row.record)),
         call: row.call,
         epoch: row.epoch,
         attempts: row.attempts,
@@ -306,4 +308,13 @@ async fn claim<S: Service>(shared: Arc<Shared<S>>, desk: Desk, places: u32) -> R
         place,
     });
     Ok(jobs.collect())
+}
+
+/// Why this version cannot take an event that one of its kind has queued.
+fn unread<E>(event: &Decoded<E>) -> Option<String> {
+    match event {
+        Decoded::Event(_) => None,
+        Decoded::Ignored => Some("this version does not take what it has called for".to_owned()),
+        Decoded::Unreadable(refusal) => Some(refusal.to_string()),
+    }
 }

@@ -201,6 +201,7 @@ impl<S: Service> Settlement<S> {
                 id: next.id,
                 event_id: next.event_id,
                 call: Some(next.call),
+                unread: None,
                 epoch: next.epoch,
                 attempts: next.attempts,
                 claim: done.claim.id,

@@ -181,7 +181,7 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
                 // Giving up would deny what the provider has done.
                 Outcome::Replied(_) => return self.die(reason, (None, epoch)),
                 // Not known is not dead, whatever the store says.
-                Outcome::Unknown(_) | Outcome::Unanswered(_) | Outcome::Abandoned => {}
+                Outcome::Unknown(_) | Outcome::Unanswered(_) | Outcome::Unread(_) | Outcome::Abandoned => {}
             }
         }
         match outcome {
@@ -197,7 +197,8 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
                 let error = self.pending.error.clone().unwrap_or_else(|| "attempts used up".to_owned());
                 self.die(&error, (readable(event), epoch + 1))
             }
-            Outcome::Unanswered(error) => self.ask_later(&error),
+            Outcome::Unread(error) if self.attempts <= self.logic.attempts_max => self.retry(&error, epoch),
+            Outcome::Unanswered(error) | Outcome::Unread(error) => self.ask_later(&error),
             Outcome::Spent => {
                 let error =
                     self.pending.error.clone().unwrap_or_else(|| "attempts ended in crashes".to_owned());

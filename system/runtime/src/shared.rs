@@ -76,6 +76,8 @@ pub(crate) struct Job {
     pub id: PendingId,
     pub event_id: EventId,
     pub call: Option<bytes::Bytes>,
+    /// Why this version cannot read the event; the lane that queued it may have been of another.
+    pub unread: Option<String>,
     pub epoch: u32,
     pub attempts: u32,
     pub claim: Uuid,

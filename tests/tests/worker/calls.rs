@@ -129,3 +129,22 @@ async fn a_follower_that_asks_is_called_for_without_waiting_for_a_poll() {
     assert_eq!(cluster.entries("a"), (0..10).collect::<Vec<_>>());
     worker.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_cannot_read_the_event_neither_calls_nor_gives_up() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    ledger.provider().plan.insert(1, [unknown()].into());
+    ledger.provider().happens.insert(1);
+    let worker = cluster.worker(&ledger, |_| {});
+    cluster.publish(Script::Charge, "a", 1).await;
+    cluster.until("the first call", |_| ledger.calls().0 == 1).await;
+    ledger.provider().foreign = true;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((ledger.calls().0, ledger.questions()), (1, 0));
+    assert!(cluster.tables().pending.values().all(|row| row.dead_at.is_none()), "dead though it was charged");
+    ledger.provider().foreign = false;
+    cluster.settled().await;
+    assert_eq!((cluster.entries("a"), ledger.charged()), (vec![1], vec![1]));
+    worker.drain().await;
+}

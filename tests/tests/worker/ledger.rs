@@ -107,6 +107,8 @@ pub struct Provider {
     pub gate: bool,
     /// Whether everything is unknown for now.
     pub down: bool,
+    /// Whether charges are of a version that cannot be read for now.
+    pub foreign: bool,
     /// By number: what the next calls are to come to; without, they succeed.
     pub plan: BTreeMap<u64, VecDeque<ActError>>,
     /// By number: whether a call of unknown outcome has had its effect.
@@ -197,6 +199,9 @@ impl Service for Ledger {
         let script = serde_json::from_value(kind.into()).map_err(garbled)?;
         let number = serde_json::from_slice(&record.value).map_err(garbled)?;
         let account = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned();
+        if matches!(script, Script::Charge) && self.provider().foreign {
+            return Err(Refusal::Later("charge of another version".to_owned()));
+        }
         Ok(Some(Entry { script, account, number }))
     }
 
