@@ -20,6 +20,7 @@ CREATE TABLE orders (
     progress        text,
     -- Why it was cancelled.
     reason          text,
+    -- Of the body that it is about: while it is foretold, of the one that the others acted on.
     fingerprint     uuid,
     customer        text,
     currency        char(3),
@@ -43,14 +44,17 @@ CREATE TABLE orders (
                     ELSE progress IS NULL END),
     CONSTRAINT orders_reason_iff_cancelled
         CHECK (CASE WHEN state = 'cancelled'
-                    THEN coalesce(reason IN ('requested', 'not-paid', 'out-of-stock', 'deadline', 'failed'), false)
+                    THEN coalesce(reason IN ('requested', 'not-paid', 'out-of-stock', 'deadline', 'conflict', 'failed'), false)
                     ELSE reason IS NULL END),
     -- What was ordered is known whole or not at all: not while foretold, always once open or confirmed, and perhaps
-    -- never of an order that was cancelled first.
+    -- never of an order that was cancelled first. A foretold order knows its fingerprint alone: without it, what was
+    -- done for another body would count as done for this one.
     CONSTRAINT orders_details_whole
-        CHECK (CASE num_nulls(fingerprint, customer, currency, lines, total_minor, placed_at_ms)
-                    WHEN 0 THEN state IN ('open', 'confirmed', 'cancelled')
-                    WHEN 6 THEN state IN ('foretold', 'cancelled')
+        CHECK (CASE num_nulls(customer, currency, lines, total_minor, placed_at_ms)
+                    WHEN 0 THEN state IN ('open', 'confirmed', 'cancelled') AND fingerprint IS NOT NULL
+                    WHEN 5 THEN CASE state WHEN 'foretold' THEN fingerprint IS NOT NULL
+                                           WHEN 'cancelled' THEN fingerprint IS NULL
+                                           ELSE false END
                     ELSE false END),
     -- An order that costs nothing cannot be charged, so it would never be paid.
     CONSTRAINT orders_total_positive CHECK (total_minor > 0),

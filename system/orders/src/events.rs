@@ -152,6 +152,8 @@ events! {
     OrderDeadline = "order.deadline" {}
     /// An order's money was taken, and waits for its confirmation.
     PaymentCaptured = "payment.captured" {
+        /// F of the body that was charged.
+        fingerprint: Fingerprint,
         /// How much.
         amount: Money,
         /// The provider's charge.
@@ -174,7 +176,10 @@ events! {
         refund: Reference,
     }
     /// All items of an order are held for it.
-    StockReserved = "stock.reserved" {}
+    StockReserved = "stock.reserved" {
+        /// F of the body whose items are held.
+        fingerprint: Fingerprint,
+    }
     /// Nothing is held for an order, and nothing will be.
     StockRejected = "stock.rejected" {
         /// Why.
@@ -196,6 +201,8 @@ pub enum CancelReason {
     OutOfStock,
     /// It took too long.
     Deadline,
+    /// Another body under its Idempotency-Key was paid or reserved instead of its own.
+    Conflict,
     /// The orders service could not process one of its events, which is a dead letter.
     Failed,
 }

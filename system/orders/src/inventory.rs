@@ -253,7 +253,7 @@ fn reserve(locked: &Rows<Row>, event: &OrderPlaced) -> Decision<Row> {
         subject: subject.clone(),
         state: ReservationState::Reserved(items),
     }));
-    let event = StockReserved { subject: subject.clone() };
+    let event = StockReserved { subject: subject.clone(), fingerprint: event.fingerprint };
     Decision { rows: changed, events: vec![event.emit()], ..Decision::default() }
 }
 

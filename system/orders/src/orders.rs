@@ -6,6 +6,10 @@
 //!
 //! Its events come in log order, except after a dead letter was skipped and redriven. So news may precede the order
 //! itself; it is kept (`Foretold`) under the same deadline, for money or goods may already be bound to it.
+//!
+//! Nor need all services have acted on the same order.placed: where one skipped the first as a dead letter, it took
+//! the second, which a client may have sent with another body under the same Idempotency-Key. Only what was done for
+//! the order's own body counts; word of another is a conflict that cancels it, so that what was done is undone.
 
 use std::time::Duration;
 
@@ -64,9 +68,18 @@ pub enum OrderState {
     },
 }
 
+/// What is known of an order before its order.placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foretold {
+    /// F of the body that the others acted on.
+    pub fingerprint: Fingerprint,
+    /// What they achieved.
+    pub achieved: Achieved,
+}
+
 /// What others achieved for an order that is not yet known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Foretold {
+pub enum Achieved {
     /// Its money was taken.
     Paid,
     /// Its items are held.
@@ -98,6 +111,16 @@ pub struct Placed {
 }
 
 impl Order {
+    /// F of the body that this order is about, as far as it is known.
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        match &self.state {
+            OrderState::Foretold(heard) => Some(heard.fingerprint),
+            OrderState::Open { .. } | OrderState::Confirmed { .. } | OrderState::Cancelled { .. } => {
+                self.placed().map(|placed| placed.fingerprint)
+            }
+        }
+    }
+
     /// What was ordered, as far as it is known.
     pub fn placed(&self) -> Option<&Placed> {
         match &self.state {
@@ -156,8 +179,8 @@ impl OrdersEvent {
             }),
             OrdersEvent::CancelRequested(_) => News::CancelRequested,
             OrdersEvent::Deadline(_) => News::Deadline,
-            OrdersEvent::Captured(_) => News::Paid,
-            OrdersEvent::Reserved(_) => News::Reserved,
+            OrdersEvent::Captured(event) => News::Paid(event.fingerprint),
+            OrdersEvent::Reserved(event) => News::Reserved(event.fingerprint),
             // A refund or a release follows a cancellation. Heard before its own order's end, it still says that
             // the order can no longer be fulfilled.
             OrdersEvent::Declined(_) | OrdersEvent::Refunded(_) => News::Impossible(CancelReason::NotPaid),
@@ -169,8 +192,8 @@ impl OrdersEvent {
 /// What an event means to an order.
 enum News {
     Placed(Placed),
-    Paid,
-    Reserved,
+    Paid(Fingerprint),
+    Reserved(Fingerprint),
     CancelRequested,
     Deadline,
     Impossible(CancelReason),
@@ -192,8 +215,12 @@ impl Orders {
     fn first(&self, subject: &Subject, news: News) -> Decision<Row> {
         let state = match news {
             News::Placed(placed) => OrderState::Open { placed, progress: Progress::Nothing },
-            News::Paid => OrderState::Foretold(Foretold::Paid),
-            News::Reserved => OrderState::Foretold(Foretold::Reserved),
+            News::Paid(fingerprint) => {
+                OrderState::Foretold(Foretold { fingerprint, achieved: Achieved::Paid })
+            }
+            News::Reserved(fingerprint) => {
+                OrderState::Foretold(Foretold { fingerprint, achieved: Achieved::Reserved })
+            }
             News::CancelRequested => return cancelled_unknown(subject, CancelReason::Requested),
             News::Impossible(reason) => return cancelled_unknown(subject, reason),
             // Its order was lost with a database suffix; what brings the order back brings a new deadline.
@@ -276,6 +303,12 @@ impl Order {
 
     /// The next state, and what it tells the others.
     fn hear(self, news: News) -> Decision<Row> {
+        let news = match news {
+            News::Paid(of) | News::Reserved(of) if self.fingerprint().is_some_and(|own| own != of) => {
+                News::Impossible(CancelReason::Conflict)
+            }
+            of_its_own => of_its_own,
+        };
         match &self.state {
             OrderState::Foretold(heard) => {
                 let heard = *heard;
@@ -290,19 +323,20 @@ impl Order {
     }
 
     fn hear_foretold(self, heard: Foretold, news: News) -> Decision<Row> {
-        let state = match (heard, news) {
-            (Foretold::Both, News::Placed(placed)) => return self.confirm(placed),
-            (Foretold::Paid, News::Placed(placed)) => OrderState::Open { placed, progress: Progress::Paid },
-            (Foretold::Reserved, News::Placed(placed)) => {
+        let foretold = |achieved| OrderState::Foretold(Foretold { achieved, ..heard });
+        let state = match (heard.achieved, news) {
+            (_, News::Placed(placed)) if placed.fingerprint != heard.fingerprint => {
+                return self.cancel(Some(placed), CancelReason::Conflict);
+            }
+            (Achieved::Both, News::Placed(placed)) => return self.confirm(placed),
+            (Achieved::Paid, News::Placed(placed)) => OrderState::Open { placed, progress: Progress::Paid },
+            (Achieved::Reserved, News::Placed(placed)) => {
                 OrderState::Open { placed, progress: Progress::Reserved }
             }
-            (Foretold::Paid, News::Paid) | (Foretold::Reserved, News::Reserved) => {
-                OrderState::Foretold(heard)
-            }
-            (Foretold::Paid, News::Reserved) | (Foretold::Reserved, News::Paid) => {
-                OrderState::Foretold(Foretold::Both)
-            }
-            (Foretold::Both, News::Paid | News::Reserved) => OrderState::Foretold(Foretold::Both),
+            (Achieved::Paid, News::Paid(_)) => foretold(Achieved::Paid),
+            (Achieved::Reserved, News::Reserved(_)) => foretold(Achieved::Reserved),
+            (Achieved::Paid | Achieved::Both, News::Reserved(_))
+            | (Achieved::Reserved | Achieved::Both, News::Paid(_)) => foretold(Achieved::Both),
             (_, News::CancelRequested) => return self.cancel(None, CancelReason::Requested),
             (_, News::Deadline) => return self.cancel(None, CancelReason::Deadline),
             (_, News::Impossible(reason)) => return self.cancel(None, reason),
@@ -313,9 +347,9 @@ impl Order {
     fn hear_open(self, placed: Placed, progress: Progress, news: News) -> Decision<Row> {
         let progress = match (progress, news) {
             (_, News::Placed(again)) => return self.note_conflict(&again),
-            (Progress::Nothing | Progress::Paid, News::Paid) => Progress::Paid,
-            (Progress::Nothing | Progress::Reserved, News::Reserved) => Progress::Reserved,
-            (Progress::Reserved, News::Paid) | (Progress::Paid, News::Reserved) => {
+            (Progress::Nothing | Progress::Paid, News::Paid(_)) => Progress::Paid,
+            (Progress::Nothing | Progress::Reserved, News::Reserved(_)) => Progress::Reserved,
+            (Progress::Reserved, News::Paid(_)) | (Progress::Paid, News::Reserved(_)) => {
                 return self.confirm(placed);
             }
             (_, News::CancelRequested) => return self.cancel(Some(placed), CancelReason::Requested),
@@ -331,9 +365,11 @@ impl Order {
             News::CancelRequested if matches!(self.state, OrderState::Confirmed { .. }) => {
                 change(Order { cancels_refused: self.cancels_refused.saturating_add(1), ..self })
             }
-            News::CancelRequested | News::Paid | News::Reserved | News::Deadline | News::Impossible(_) => {
-                Decision::default()
-            }
+            News::CancelRequested
+            | News::Paid(_)
+            | News::Reserved(_)
+            | News::Deadline
+            | News::Impossible(_) => Decision::default(),
         }
     }
 

@@ -203,7 +203,7 @@ impl Service for Payments {
         match (at.event, reply) {
             (PaymentsEvent::Placed(event), PaymentReply::Captured(charge)) => {
                 let (customer, amount) = (event.basket.customer().clone(), event.basket.total().clone());
-                Ok(captured(subject, state, Capture { customer, amount, charge }))
+                Ok(captured(event, state, Capture { customer, amount, charge }))
             }
             (PaymentsEvent::Placed(_), PaymentReply::Declined) => {
                 Ok(declined(subject, state.as_ref(), DeclineReason::Refused))
@@ -232,11 +232,13 @@ impl Service for Payments {
     }
 }
 
-fn captured(subject: &Subject, state: Option<PaymentState>, capture: Capture) -> Decision<Row> {
+fn captured(placed: &OrderPlaced, state: Option<PaymentState>, capture: Capture) -> Decision<Row> {
+    let subject = &placed.subject;
     match state {
         None => {
             let event = PaymentCaptured {
                 subject: subject.clone(),
+                fingerprint: placed.fingerprint,
                 amount: capture.amount.clone(),
                 charge: capture.charge.clone(),
             };

@@ -47,7 +47,7 @@ pub struct Order {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub enum OrderState {
     /// Others acted on it before it was read.
-    Foretold(String),
+    Foretold(Foretold),
     /// Waits.
     Open {
         /// What was ordered.
@@ -63,6 +63,13 @@ pub enum OrderState {
         /// What was ordered, if that was ever read.
         placed: Option<Placed>,
     },
+}
+
+/// What is known of an order that was not read yet.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Foretold {
+    /// What the others achieved for it.
+    pub achieved: String,
 }
 
 /// What was ordered.
@@ -357,7 +364,7 @@ mod tests {
     fn checkers_and_services_read_the_same_rows() {
         let order = |state| json!({ "Order": { "subject": subject(), "state": state, "conflicts": 0, "cancels_refused": 0 } });
         check(
-            order(json!({ "Foretold": "Paid" })),
+            order(json!({ "Foretold": { "fingerprint": Uuid::nil(), "achieved": "Paid" } })),
             |fact| matches!(fact, Fact::Order(order) if order.basket().is_none()),
         );
         check(

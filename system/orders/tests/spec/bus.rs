@@ -63,6 +63,8 @@ pub enum Fate {
     Runs,
     /// It fails before it, as by a panic.
     Fails,
+    /// This version cannot read the event: a dead letter at once, and without `give_up`.
+    Unread,
 }
 
 struct Waiting<S: Service> {
@@ -89,6 +91,7 @@ enum Outcome<S: Service> {
     Done(Decision<Row>, BTreeSet<RowKey>),
     Ask(S::Call),
     Failed { permanent: bool },
+    Unread,
 }
 
 impl<S: Service<Row = Row>> Member<S> {
@@ -221,11 +224,13 @@ impl<S: Service<Row = Row>> Consumer for Member<S> {
             let outcome = match fate {
                 Fate::Runs => self.decide(shared, &event, id),
                 Fate::Fails => Outcome::Failed { permanent: false },
+                Fate::Unread => Outcome::Unread,
             };
             match outcome {
                 Outcome::Done(decision, locked) => return self.commit(shared, id, decision, &locked),
                 Outcome::Ask(call) => waiting.call = Some(call),
                 Outcome::Failed { .. } => waiting.attempts = 1,
+                Outcome::Unread => waiting.dead = true,
             }
         }
         self.queue.entry(key).or_default().push_back(waiting);
@@ -246,7 +251,9 @@ impl<S: Service<Row = Row>> Consumer for Member<S> {
         waiting.attempts += 1;
         let outcome = match fate {
             Fate::Runs => self.attempt(shared, waiting),
-            Fate::Fails => Outcome::Failed { permanent: false },
+            // What was read once has committed its intent to call, and is not dead before its outcome is known.
+            Fate::Unread if waiting.call.is_none() => Outcome::Unread,
+            Fate::Fails | Fate::Unread => Outcome::Failed { permanent: false },
         };
         let outcome = match outcome {
             Outcome::Failed { permanent } if permanent || waiting.attempts >= ATTEMPTS_MAX => {
@@ -254,10 +261,11 @@ impl<S: Service<Row = Row>> Consumer for Member<S> {
             }
             other => other,
         };
+        waiting.dead |= matches!(outcome, Outcome::Unread);
         let (id, dead) = (waiting.id, waiting.dead);
         match outcome {
             Outcome::Ask(call) => waiting.call = Some(call),
-            Outcome::Failed { .. } => {}
+            Outcome::Failed { .. } | Outcome::Unread => {}
             Outcome::Done(decision, locked) => {
                 if !dead {
                     queue.remove(index);

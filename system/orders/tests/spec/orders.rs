@@ -9,7 +9,8 @@ use stormglass_orders::{
         CancelReason, DeclineReason, PaymentCaptured, PaymentDeclined, PaymentRefunded, ShortageReason,
         StockRejected, StockReleased, StockReserved,
     },
-    orders::{Foretold, Order, OrderState, OrdersEvent, Placed, Progress},
+    orders::{Achieved, Foretold, Order, OrderState, OrdersEvent, Placed, Progress},
+    types::Fingerprint,
 };
 use stormglass_runtime::{Decision, Service};
 
@@ -37,11 +38,13 @@ fn order(state: OrderState) -> Row {
 
 fn state(name: &str) -> Vec<Row> {
     let open = |progress| OrderState::Open { placed: details(), progress };
+    let fingerprint = details().fingerprint;
+    let foretold = |achieved| OrderState::Foretold(Foretold { fingerprint, achieved });
     let state = match name {
         "absent" => return Vec::new(),
-        "foretold-paid" => OrderState::Foretold(Foretold::Paid),
-        "foretold-reserved" => OrderState::Foretold(Foretold::Reserved),
-        "foretold-both" => OrderState::Foretold(Foretold::Both),
+        "foretold-paid" => foretold(Achieved::Paid),
+        "foretold-reserved" => foretold(Achieved::Reserved),
+        "foretold-both" => foretold(Achieved::Both),
         "open" => open(Progress::Nothing),
         "paid" => open(Progress::Paid),
         "reserved" => open(Progress::Reserved),
@@ -53,16 +56,22 @@ fn state(name: &str) -> Vec<Row> {
     vec![order(state)]
 }
 
+fn captured(fingerprint: Fingerprint, minor: i64) -> OrdersEvent {
+    let (subject, charge) = (subject("a"), reference("ch-1"));
+    OrdersEvent::Captured(PaymentCaptured { subject, fingerprint, amount: euros(minor), charge })
+}
+
 fn event(name: &str) -> OrdersEvent {
     let subject = subject("a");
+    let fingerprint = details().fingerprint;
+    let other = basket(&[("tea", 3)]).fingerprint();
     match name {
         "placed" => OrdersEvent::Placed(placed("a", &[("tea", 2)])),
         "other" => OrdersEvent::Placed(placed("a", &[("tea", 3)])),
         "cancel" => OrdersEvent::CancelRequested(cancel_requested("a")),
         "deadline" => OrdersEvent::Deadline(deadline("a")),
-        "captured" => {
-            OrdersEvent::Captured(PaymentCaptured { subject, amount: euros(1000), charge: reference("ch-1") })
-        }
+        "captured" => captured(fingerprint, 1000),
+        "captured-other" => captured(other, 1500),
         "declined" => OrdersEvent::Declined(PaymentDeclined { subject, reason: DeclineReason::Refused }),
         "refunded" => OrdersEvent::Refunded(PaymentRefunded {
             subject,
@@ -70,7 +79,8 @@ fn event(name: &str) -> OrdersEvent {
             amount: euros(1000),
             refund: reference("re-1"),
         }),
-        "reserved" => OrdersEvent::Reserved(StockReserved { subject }),
+        "reserved" => OrdersEvent::Reserved(StockReserved { subject, fingerprint }),
+        "reserved-other" => OrdersEvent::Reserved(StockReserved { subject, fingerprint: other }),
         "rejected" => OrdersEvent::Rejected(StockRejected { subject, reason: ShortageReason::GaveUp }),
         "released" => OrdersEvent::Released(StockReleased { subject }),
         other => panic!("no event {other}"),
@@ -85,9 +95,11 @@ fn became(decision: &Decision<Row>) -> String {
         [Row::Order(order)] => match &order.state {
             _ if order.conflicts > 0 => "conflict",
             _ if order.cancels_refused > 0 => "too-late",
-            OrderState::Foretold(Foretold::Paid) => "foretold-paid",
-            OrderState::Foretold(Foretold::Reserved) => "foretold-reserved",
-            OrderState::Foretold(Foretold::Both) => "foretold-both",
+            OrderState::Foretold(foretold) => match foretold.achieved {
+                Achieved::Paid => "foretold-paid",
+                Achieved::Reserved => "foretold-reserved",
+                Achieved::Both => "foretold-both",
+            },
             OrderState::Open { progress: Progress::Nothing, .. } => "open",
             OrderState::Open { progress: Progress::Paid, .. } => "paid",
             OrderState::Open { progress: Progress::Reserved, .. } => "reserved",
@@ -110,9 +122,9 @@ fn every_state_takes_every_event_and_ends_once() {
         "
                           placed     other      cancel   deadline   captured      declined   refunded   reserved          rejected   released
         absent            open       open       !void    -          foretold-paid !void      !void      foretold-reserved !void      !void
-        foretold-paid     paid       paid       !void    !void      foretold-paid !void      !void      foretold-both     !void      !void
-        foretold-reserved reserved   reserved   !void    !void      foretold-both !void      !void      foretold-reserved !void      !void
-        foretold-both     !confirmed !confirmed !void    !void      foretold-both !void      !void      foretold-both     !void      !void
+        foretold-paid     paid       !cancelled !void    !void      foretold-paid !void      !void      foretold-both     !void      !void
+        foretold-reserved reserved   !cancelled !void    !void      foretold-both !void      !void      foretold-reserved !void      !void
+        foretold-both     !confirmed !cancelled !void    !void      foretold-both !void      !void      foretold-both     !void      !void
         open              -          conflict   !cancelled !cancelled paid        !cancelled !cancelled reserved          !cancelled !cancelled
         paid              -          conflict   !cancelled !cancelled paid        !cancelled !cancelled !confirmed        !cancelled !cancelled
         reserved          -          conflict   !cancelled !cancelled !confirmed  !cancelled !cancelled reserved          !cancelled !cancelled
@@ -122,6 +134,44 @@ fn every_state_takes_every_event_and_ends_once() {
         ",
         |from, what| became(&done(&service(), &state(from), &event(what))),
     );
+}
+
+#[test]
+fn what_was_done_for_another_body_ends_the_order_and_never_confirms_it() {
+    table::check(
+        "
+                          captured-other reserved-other
+        foretold-paid     !void          !void
+        foretold-reserved !void          !void
+        foretold-both     !void          !void
+        open              !cancelled     !cancelled
+        paid              !cancelled     !cancelled
+        reserved          !cancelled     !cancelled
+        confirmed         -              -
+        cancelled         -              -
+        void              -              -
+        ",
+        |from, what| became(&done(&service(), &state(from), &event(what))),
+    );
+}
+
+/// News that precedes its order is about one body, and stays so until the order itself is read.
+#[rstest]
+#[case::paid("captured-other", "paid", "!cancelled")]
+#[case::reserved("reserved-other", "reserved", "!cancelled")]
+#[case::paid_for_its_own("captured", "paid", "paid")]
+#[case::reserved_for_its_own("reserved", "reserved", "reserved")]
+fn what_was_foretold_counts_for_the_body_it_was_done_for(
+    #[case] what: &str,
+    #[case] achieved: &str,
+    #[case] end: &str,
+) {
+    let foretold = done(&service(), &[], &event(what));
+    assert_eq!(became(&foretold), format!("foretold-{achieved}"));
+    let heard_twice = done(&service(), &foretold.rows, &event(what));
+    assert_eq!(heard_twice.rows, foretold.rows);
+    let read = done(&service(), &heard_twice.rows, &event("placed"));
+    assert_eq!(became(&read), end);
 }
 
 #[test]
@@ -146,6 +196,7 @@ fn an_event_that_cannot_be_processed_ends_its_order_unless_it_was_a_second_place
 #[case::rejected("rejected", CancelReason::OutOfStock)]
 #[case::asked_for("cancel", CancelReason::Requested)]
 #[case::too_slow("deadline", CancelReason::Deadline)]
+#[case::paid_for_another_body("captured-other", CancelReason::Conflict)]
 fn a_cancelled_order_says_why_and_what_to_release(#[case] what: &str, #[case] expected: CancelReason) {
     let decision = done(&service(), &state("reserved"), &event(what));
     let told: serde_json::Value = serde_json::from_slice(&decision.events[0].data).expect("JSON");

@@ -164,7 +164,12 @@ impl Saga {
         for choice in choices {
             let (pick, rest) = (*choice as usize % 256, *choice as usize / 256);
             let (mood, rest) = (MOODS[rest % MOODS.len()], rest / MOODS.len());
-            let (fate, rest) = (if rest % 12 == 0 { Fate::Fails } else { Fate::Runs }, rest / 12);
+            let fate = match rest % 24 {
+                0 | 1 => Fate::Fails,
+                2 => Fate::Unread,
+                _ => Fate::Runs,
+            };
+            let rest = rest / 24;
             let (late, rest) = (rest % 16 == 0, rest / 16);
             let steps = self.storm_steps(late, rest % self.orders);
             self.ledger.set(mood);
@@ -214,8 +219,9 @@ impl Saga {
             let (charges, captured, refunded) = self.ledger.balance(&Self::subject(order));
             assert!(charges <= 1, "order {order} was charged {charges} times");
             assert!(refunded <= captured, "order {order} was refunded more than was captured");
-            if let Some(OrderState::Confirmed { .. }) = self.order(&Self::subject(order)) {
-                assert_eq!((charges, refunded), (1, 0), "order {order} is confirmed and not paid");
+            if let Some(OrderState::Confirmed { placed }) = self.order(&Self::subject(order)) {
+                let paid = (1, placed.basket.total().minor, 0);
+                assert_eq!((charges, captured, refunded), paid, "order {order} is confirmed and not paid");
             }
         }
     }
