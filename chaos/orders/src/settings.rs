@@ -36,7 +36,8 @@ pub fn broker_client(host: &str) -> broker::ClientConfig {
     broker::ClientConfig {
         request_timeout: millis(1_000),
         retry_backoff: millis(50),
-        delivery_timeout: millis(3_000),
+        // Shorter than the longest cut, so that some publications end unknown.
+        delivery_timeout: millis(2_000),
         session_timeout: millis(1_500),
         heartbeat_interval: millis(300),
         max_poll_interval: millis(4_000),
@@ -59,7 +60,11 @@ pub fn database(shape: &Shape) -> database::Config {
             Replication::Synchronous => database::Replication::Synchronous,
             Replication::Asynchronous => database::Replication::Asynchronous,
         },
-        replication_lag: millis(20),
+        // Asynchronous: what a failover loses, and by how much a replica shows things late.
+        replication_lag: match shape.replication {
+            Replication::Synchronous => millis(20),
+            Replication::Asynchronous => millis(300),
+        },
         topics: Some(topics.collect::<BTreeSet<Topic>>()),
         ..database::Config::default()
     }
