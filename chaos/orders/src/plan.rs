@@ -58,7 +58,7 @@ fn shape(scenario: &Scenario, dice: Dice, orders: u64) -> Shape {
         clients: between("clients", 2, 3),
         partitions: between("partitions", 3, 6),
         lanes: between("lanes", 1, 2),
-        batch_records: between("batch", 4, 64),
+        batch_records: between("batch", 16, 64),
         attempts_max: between("attempts", 2, 8),
         skus: u32::try_from(skus).unwrap_or(u32::MAX),
         stock: i64::try_from(orders * UNITS_PER_ORDER * supply / 100 / skus).unwrap_or(i64::MAX),

@@ -63,8 +63,11 @@ impl Invariant for AttemptBudget {
 /// What is wrong with a change of a queue row, as (expected, got).
 fn broken(queued: &Queued, after: &Pending, commit: &Commit, world: &World) -> Option<(String, String)> {
     let budget = world.setup.attempts_max;
-    // One claim beyond the budget finds that all attempts ended in crashes, and buries the event.
-    if after.call.is_none() && after.attempts > budget + 1 {
+    let claimed_anew =
+        after.claim.is_some() && queued.before.as_ref().is_none_or(|before| before.claim != after.claim);
+    // A claim beyond the budget attempts nothing: it finds that all attempts ended in crashes, and buries the event. It
+    // may crash as well and be followed by another, but nothing else may come of it.
+    if after.call.is_none() && after.attempts > budget && after.dead_at.is_none() && !claimed_anew {
         return Some((format!("at most {budget} attempts"), after.attempts.to_string()));
     }
     let before = queued.before.as_ref()?;
@@ -75,7 +78,7 @@ fn broken(queued: &Queued, after: &Pending, commit: &Commit, world: &World) -> O
     if after.attempts > before.attempts + 1 {
         return Some(("attempts counted one by one".to_owned(), counted));
     }
-    let claimed = after.attempts > before.attempts && after.claim.is_some() && after.claim != before.claim;
+    let claimed = after.attempts > before.attempts && claimed_anew;
     if claimed && commit.at < before.due {
         let early = before.due.since(commit.at).as_millis();
         return Some(("no attempt before the event is due".to_owned(), format!("one {early} ms early")));
@@ -104,14 +107,14 @@ fn unearned(queued: &Queued, after: &Pending, world: &World) -> Option<(String, 
     ))
 }
 
-/// A redrive begins anew. A claim that attempted nothing gives its one attempt back, and has nothing to report; one that
-/// only asked what had become of a call is no attempt either, and leaves the count at the budget.
+/// A redrive begins anew. A claim that attempted nothing gives its one attempt back, and has nothing to report; those that
+/// only asked what had become of a call were no attempts either, and leave the count at the budget.
 fn may_fall(before: &Pending, after: &Pending, budget: u32) -> bool {
     let redriven = before.dead_at.is_some() && after.dead_at.is_none();
-    let by_one =
-        before.claim.is_some() && after.attempts + 1 == before.attempts && after.epoch == before.epoch;
-    let asked = after.call.is_some() && after.attempts >= budget;
-    redriven || (by_one && (asked || after.error == before.error))
+    let same_key = before.claim.is_some() && after.epoch == before.epoch;
+    let unused = after.attempts + 1 == before.attempts && after.error == before.error;
+    let asked = after.call.is_some() && after.attempts == budget;
+    redriven || (same_key && (unused || asked))
 }
 
 #[cfg(test)]
@@ -185,6 +188,22 @@ mod tests {
             row.error = Some("no answer".to_owned());
         };
         tale.tx("w").change("payments", 1, ask).commit().unwrap();
+    }
+
+    #[test]
+    fn claims_beyond_the_budget_may_crash_but_only_bury() {
+        let mut tale = queued_once();
+        for _ in 0..11 {
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
+        let retried = |row: &mut Pending| (row.claim, row.error) = (None, Some("again".to_owned()));
+        assert!(tale.tx("w").change("payments", 1, retried).commit().is_err());
+        let buried = |row: &mut Pending| (row.claim, row.dead_at) = (None, Some(Timestamp(1)));
+        let mut tale = queued_once();
+        for _ in 0..11 {
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
+        tale.tx("w").change("payments", 1, buried).commit().unwrap();
     }
 
     #[test]

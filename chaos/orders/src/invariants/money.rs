@@ -170,7 +170,7 @@ fn refunded_rightly(order: Uuid, account: &Account, world: &World) -> Verdict {
 /// the row along while the request was on its way.
 fn intended(order: Uuid, kind: Kind, world: &World) -> Verdict {
     let on_log = world.log.story(order).iter().any(|record| order_of(&record.key) == Some(order));
-    if (on_log && world.intends_call("payments", order)) || world.lost_suffix {
+    if (on_log && world.has_intended_call("payments", order)) || world.lost_suffix {
         return Ok(());
     }
     Err(Violation::new(

@@ -30,7 +30,7 @@ impl Invariant for NotifiedOnce {
     fn notifier(&mut self, seen: &Observed, world: &World) -> Verdict {
         match seen {
             Observed::Requested { order, kind, .. } => {
-                if world.intends_call("notifications", *order) || world.lost_suffix {
+                if world.has_intended_call("notifications", *order) || world.lost_suffix {
                     return Ok(());
                 }
                 Err(Violation::new(

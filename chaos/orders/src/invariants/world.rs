@@ -3,7 +3,10 @@
 //! [`Tables`] is the database as its committed transactions make it. It is rebuilt from the survivors when the
 //! database loses a suffix, so it never needs to be undone.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use stormglass_runtime::{
     AfterDeath, ConsumerName, EventId, Offset, OrderingKey, OutboxRow, Partition, Pending, PendingId,
@@ -116,11 +119,10 @@ impl World {
         rows.any(|(_, row)| row.pending.dead_at.is_some() && row.order() == Some(order))
     }
 
-    /// Whether `consumer` has committed that it is about to make a call for the order.
-    pub fn intends_call(&self, consumer: &str, order: Uuid) -> bool {
-        self.tables.queue.iter().any(|((name, _), row)| {
-            name.as_str() == consumer && row.pending.call.is_some() && row.order() == Some(order)
-        })
+    /// Whether `consumer` has ever committed that it is about to make a call for the order. The row may be gone by the
+    /// time a request arrives: a late one, after another attempt was answered.
+    pub fn has_intended_call(&self, consumer: &str, order: Uuid) -> bool {
+        self.tables.intended.contains(&(ConsumerName::from(consumer), order))
     }
 }
 
@@ -151,6 +153,7 @@ pub struct Tables {
     outbox: BTreeMap<i64, Rc<OutboxRow>>,
     rows: BTreeMap<String, Rc<Fact>>,
     orders: BTreeMap<Uuid, OrderRows>,
+    intended: BTreeSet<(ConsumerName, Uuid)>,
 }
 
 impl Tables {
@@ -170,6 +173,9 @@ impl Tables {
             match (&queued.before, &queued.after) {
                 (_, Some(after)) => {
                     let row = QueueRow { pending: Rc::clone(after), timer: queued.timer };
+                    if let (Some(order), Some(_)) = (row.order(), &after.call) {
+                        self.intended.insert((queued.consumer.clone(), order));
+                    }
                     self.queue.insert((queued.consumer.clone(), after.id.clone()), row);
                 }
                 (Some(before), None) => {
