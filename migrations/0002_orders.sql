@@ -70,6 +70,8 @@ CREATE TABLE payments (
     tenant       tenant NOT NULL,
     id           uuid   NOT NULL,
     state        text   NOT NULL,
+    -- Of the body that a charge was asked for, while nothing more is known of it.
+    fingerprint  uuid,
     -- Why it was declined.
     reason       text,
     customer     text,
@@ -81,7 +83,9 @@ CREATE TABLE payments (
     CONSTRAINT payments_version_positive CHECK (version >= 1),
     CONSTRAINT payments_key_composed CHECK (key = tenant || '/' || id),
     CONSTRAINT payments_state_known
-        CHECK (state IN ('void', 'declined', 'captured', 'refund-owed', 'refunded')),
+        CHECK (state IN ('void', 'asked', 'declined', 'captured', 'refund-owed', 'refunded')),
+    -- Without it, the charge of another body would count as this one's, or be made beside it.
+    CONSTRAINT payments_fingerprint_iff_asked CHECK ((fingerprint IS NOT NULL) = (state = 'asked')),
     CONSTRAINT payments_reason_iff_declined
         CHECK (CASE WHEN state = 'declined' THEN coalesce(reason IN ('refused', 'gave-up'), false)
                     ELSE reason IS NULL END),

@@ -67,7 +67,7 @@ impl<S: Service> Service for Built<S> {
         Ok(match self.service.decide(inner(&at))? {
             Next::Done(decision) => Next::Done(decision),
             Next::Need(keys) => Next::Need(keys),
-            Next::Ask(call) => Next::Ask(call),
+            Next::Ask { call, rows } => Next::Ask { call, rows },
         })
     }
 

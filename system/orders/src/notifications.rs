@@ -138,7 +138,7 @@ impl Service for Notifications {
         let notice = at.event.notice();
         let state = rows::message(at.rows, &notice.subject, notice.kind).map(|message| message.state);
         Ok(match state {
-            None | Some(MessageState::Undelivered) => Next::Ask(notice),
+            None | Some(MessageState::Undelivered) => Next::Ask { call: notice, rows: Vec::new() },
             Some(MessageState::Sent(_)) => Next::Done(Decision::default()),
         })
     }

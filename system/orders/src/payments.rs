@@ -1,7 +1,8 @@
 //! The payments service: takes an order's money once, and gives it back if the order is cancelled.
 //!
 //! A charge is asked for only while nothing is known of the order's payment, so none is made after a cancellation was
-//! seen first. A refund is due exactly once per payment: the transition into `RefundOwed` creates the one event that
+//! seen first. Which body it is asked for (`Asked`) commits with the intent: under `skip`, the order.placed of another
+//! body may come while the first is a dead letter, and must not be charged beside it. A refund is due exactly once per payment: the transition into `RefundOwed` creates the one event that
 //! asks for it, a timer of its own, so that its failures hold up no other event and its dead letter stays visible
 //! while the row says that the money is owed.
 //!
@@ -24,7 +25,7 @@ use crate::{
     },
     ports::{Charge, PaymentProvider, PaymentReply, Refund},
     rows::{self, Row, RowKey, ensure},
-    types::{Customer, Money, Reference},
+    types::{Customer, Fingerprint, Money, Reference},
 };
 
 /// A row of `payments`.
@@ -36,11 +37,15 @@ pub struct Payment {
     pub state: PaymentState,
 }
 
-/// A payment's lifecycle: `Void`, `Declined → RefundOwed…` or `Captured → RefundOwed → Refunded`.
+/// A payment's lifecycle: `Void`, or `Asked → Void | Declined | Captured`, then `Captured → RefundOwed → Refunded`; money
+/// that comes through after `Void` or `Declined` is owed at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PaymentState {
-    /// The order was cancelled before a charge was asked for: there will be none.
+    /// The order was cancelled before anything was known of a charge: none will be asked for. One that was asked for is
+    /// a dead letter whose redrive says what became of it.
     Void,
+    /// A charge was asked for, for the body of this fingerprint and no other.
+    Asked(Fingerprint),
     /// No money was taken.
     Declined(DeclineReason),
     /// The money was taken. Final if the order is confirmed.
@@ -74,7 +79,7 @@ impl Payment {
     /// The one that is broken.
     pub fn check(&self) -> Result<(), Violation> {
         match &self.state {
-            PaymentState::Void | PaymentState::Declined(_) => Ok(()),
+            PaymentState::Void | PaymentState::Asked(_) | PaymentState::Declined(_) => Ok(()),
             PaymentState::Captured(capture)
             | PaymentState::RefundOwed(capture)
             | PaymentState::Refunded { capture, .. } => {
@@ -165,21 +170,21 @@ impl Service for Payments {
         let subject = at.event.subject();
         let state = rows::payment(at.rows, subject).map(|payment| payment.state);
         Ok(match (at.event, state) {
-            (PaymentsEvent::Placed(event), None) => Next::Ask(PaymentCall::Charge(Charge {
-                subject: subject.clone(),
-                customer: event.basket.customer().clone(),
-                amount: event.basket.total().clone(),
-            })),
-            (PaymentsEvent::Cancelled(_), None) => Next::Done(change(subject, PaymentState::Void)),
+            (PaymentsEvent::Placed(event), None) => charge(event),
+            // Redriven: its charge failed, and could not be given up.
+            (PaymentsEvent::Placed(event), Some(PaymentState::Asked(of))) if of == event.fingerprint => {
+                charge(event)
+            }
+            (PaymentsEvent::Cancelled(_), None | Some(PaymentState::Asked(_))) => {
+                Next::Done(change(subject, PaymentState::Void))
+            }
             (PaymentsEvent::Cancelled(_), Some(PaymentState::Captured(capture))) => {
                 Next::Done(owe(subject, capture))
             }
             (PaymentsEvent::RefundDue(_), Some(PaymentState::RefundOwed(capture))) => {
-                Next::Ask(PaymentCall::Refund(Refund {
-                    subject: subject.clone(),
-                    charge: capture.charge,
-                    amount: capture.amount,
-                }))
+                let Capture { charge, amount, .. } = capture;
+                let call = PaymentCall::Refund(Refund { subject: subject.clone(), charge, amount });
+                Next::Ask { call, rows: Vec::new() }
             }
             (PaymentsEvent::Placed(_) | PaymentsEvent::Cancelled(_), Some(_))
             | (PaymentsEvent::RefundDue(_), _) => Next::Done(Decision::default()),
@@ -203,10 +208,10 @@ impl Service for Payments {
         match (at.event, reply) {
             (PaymentsEvent::Placed(event), PaymentReply::Captured(charge)) => {
                 let (customer, amount) = (event.basket.customer().clone(), event.basket.total().clone());
-                Ok(captured(event, state, Capture { customer, amount, charge }))
+                captured(event, state, Capture { customer, amount, charge })
             }
-            (PaymentsEvent::Placed(_), PaymentReply::Declined) => {
-                Ok(declined(subject, state.as_ref(), DeclineReason::Refused))
+            (PaymentsEvent::Placed(event), PaymentReply::Declined) => {
+                Ok(declined(event, state.as_ref(), DeclineReason::Refused))
             }
             (PaymentsEvent::RefundDue(_), PaymentReply::Refunded(refund)) => {
                 Ok(refunded(subject, state, refund))
@@ -225,41 +230,75 @@ impl Service for Payments {
         match at.event {
             PaymentsEvent::Placed(event) => {
                 let payment = rows::payment(at.rows, &event.subject);
-                declined(&event.subject, payment.map(|payment| payment.state).as_ref(), DeclineReason::GaveUp)
+                declined(event, payment.map(|payment| payment.state).as_ref(), DeclineReason::GaveUp)
             }
             PaymentsEvent::Cancelled(_) | PaymentsEvent::RefundDue(_) => Decision::default(),
         }
     }
 }
 
-fn captured(placed: &OrderPlaced, state: Option<PaymentState>, capture: Capture) -> Decision<Row> {
-    let subject = &placed.subject;
+fn charge(placed: &OrderPlaced) -> Next<Payments> {
+    let call = PaymentCall::Charge(Charge {
+        subject: placed.subject.clone(),
+        customer: placed.basket.customer().clone(),
+        amount: placed.basket.total().clone(),
+    });
+    let intent = change(&placed.subject, PaymentState::Asked(placed.fingerprint));
+    Next::Ask { call, rows: intent.rows }
+}
+
+/// Whether the payment is open to the outcome of this order.placed: nothing is known of it, or its own charge was asked for.
+fn awaits(state: Option<&PaymentState>, placed: &OrderPlaced) -> bool {
     match state {
-        None => {
-            let event = PaymentCaptured {
-                subject: subject.clone(),
-                fingerprint: placed.fingerprint,
-                amount: capture.amount.clone(),
-                charge: capture.charge.clone(),
-            };
-            Decision { events: vec![event.emit()], ..change(subject, PaymentState::Captured(capture)) }
-        }
-        // A redriven charge came through although its order was already told that it would not.
-        Some(PaymentState::Void | PaymentState::Declined(_)) => owe(subject, capture),
-        Some(PaymentState::Captured(_) | PaymentState::RefundOwed(_) | PaymentState::Refunded { .. }) => {
-            Decision::default()
-        }
+        None => true,
+        Some(PaymentState::Asked(of)) => *of == placed.fingerprint,
+        Some(
+            PaymentState::Void
+            | PaymentState::Declined(_)
+            | PaymentState::Captured(_)
+            | PaymentState::RefundOwed(_)
+            | PaymentState::Refunded { .. },
+        ) => false,
     }
 }
 
-fn declined(subject: &Subject, state: Option<&PaymentState>, reason: DeclineReason) -> Decision<Row> {
-    match state {
-        None => {
-            let event = PaymentDeclined { subject: subject.clone(), reason };
-            Decision { events: vec![event.emit()], ..change(subject, PaymentState::Declined(reason)) }
-        }
-        Some(_) => Decision::default(),
+fn captured(
+    placed: &OrderPlaced,
+    state: Option<PaymentState>,
+    capture: Capture,
+) -> Result<Decision<Row>, Refusal> {
+    let subject = &placed.subject;
+    if awaits(state.as_ref(), placed) {
+        let event = PaymentCaptured {
+            subject: subject.clone(),
+            fingerprint: placed.fingerprint,
+            amount: capture.amount.clone(),
+            charge: capture.charge.clone(),
+        };
+        return Ok(Decision {
+            events: vec![event.emit()],
+            ..change(subject, PaymentState::Captured(capture))
+        });
     }
+    match state {
+        // A redriven charge came through although its order was already told that it would not.
+        Some(PaymentState::Void | PaymentState::Declined(_)) => Ok(owe(subject, capture)),
+        Some(
+            PaymentState::Captured(known)
+            | PaymentState::RefundOwed(known)
+            | PaymentState::Refunded { capture: known, .. },
+        ) if known.charge == capture.charge => Ok(Decision::default()),
+        // Two charges of one order: money that no state can hold, so somebody has to look.
+        other => Err(Refusal::Never(format!("{} was captured beside {other:?}", capture.charge))),
+    }
+}
+
+fn declined(placed: &OrderPlaced, state: Option<&PaymentState>, reason: DeclineReason) -> Decision<Row> {
+    if !awaits(state, placed) {
+        return Decision::default();
+    }
+    let event = PaymentDeclined { subject: placed.subject.clone(), reason };
+    Decision { events: vec![event.emit()], ..change(&placed.subject, PaymentState::Declined(reason)) }
 }
 
 /// The one place where a refund becomes due.

@@ -72,6 +72,7 @@ pub const HELD_BY_TYPES: &[&str] = &[
     "orders_total_positive",
     "orders_version_positive",
     "payments_charge_iff_captured",
+    "payments_fingerprint_iff_asked",
     "payments_key_composed",
     "payments_reason_iff_declined",
     "payments_refund_iff_refunded",

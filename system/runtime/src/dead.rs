@@ -112,8 +112,8 @@ impl<R: RowSet> DeadLetters<R> {
     }
 
     /// Puts dead letters back into the queue, in their place: attempts begin anew, and they are *decided* anew, since
-    /// what a stored call was asked for may have been given up in the meantime. Their idempotency keys stay as they
-    /// are. Ids that name no dead letter are passed over. Returns how many there were.
+    /// the call that has failed was given up. Only a call that was answered is still there, and is repeated under its
+    /// key, which brings the answer back. Ids that name no dead letter are passed over. Returns how many there were.
     ///
     /// # Errors
     /// As [`Session::execute`]; after `Unknown` repeat it: a row that is alive is passed over.
@@ -121,7 +121,7 @@ impl<R: RowSet> DeadLetters<R> {
         self.change(ids, audit, |_, row| {
             let change = PendingChange::Update {
                 id: row.id.clone(),
-                call: None,
+                call: row.call.clone(),
                 epoch: row.epoch,
                 attempts: 0,
                 due_in: Duration::ZERO,

@@ -34,7 +34,7 @@ pub(crate) struct Subject<'a> {
 pub(crate) enum Step<C> {
     /// Its changes are in the plan.
     Done,
-    /// It wants this call made first.
+    /// It wants this call made first; what its intent changes is in the plan.
     Ask(C),
     /// It failed.
     Refused(Refusal),
@@ -121,7 +121,12 @@ impl<'a, S: Service> Planner<'a, S> {
         let context = Context { event, event_id: subject.event_id, rows: &self.writes.rows, now: self.now };
         match self.logic.guarded(|| self.logic.service.decide(context)) {
             Ok(Next::Done(decision)) => self.accept(subject, Turn::Decide, decision),
-            Ok(Next::Ask(call)) => Step::Ask(call),
+            Ok(Next::Ask { call, rows }) => {
+                match self.accept(subject, Turn::Decide, Decision { rows, ..Decision::default() }) {
+                    Step::Done => Step::Ask(call),
+                    void => void,
+                }
+            }
             Ok(Next::Need(keys)) => self.need(keys),
             Err(refusal) => Step::Refused(refusal),
         }

@@ -99,7 +99,13 @@ pub enum Next<S: Service> {
     /// These rows are needed as well: roll back and decide again with all of them locked.
     Need(Vec<<S::Row as RowSet>::Key>),
     /// This call first; [`Service::conclude`] decides with the reply.
-    Ask(S::Call),
+    Ask {
+        /// What to ask.
+        call: S::Call,
+        /// What the intent itself changes; it commits with it. An event that is decided again, after a redrive or by
+        /// a replay, may find these rows as its own intent left them.
+        rows: Vec<S::Row>,
+    },
 }
 
 /// Changes that commit together with the mark that the event was taken.

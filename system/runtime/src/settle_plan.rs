@@ -83,8 +83,10 @@ impl<'a, E> KeyPlan<'a, E> {
             return None;
         }
         let followers = if *care == Care::Full { FOLLOWERS_MAX } else { 0 };
-        // A follower that was attempted before, or that somebody is at work on, is claimed when its time comes.
-        let untouched = |row: &&Pending| row.dead_at.is_none() && row.claim.is_none() && row.attempts == 0;
+        // A follower that has a call, was attempted before, or that somebody is at work on, is claimed when its time comes.
+        let untouched = |row: &&Pending| {
+            row.dead_at.is_none() && row.claim.is_none() && row.call.is_none() && row.attempts == 0
+        };
         let all = 1 + alive.clone().count();
         let rows: Vec<_> = std::iter::once(head)
             .chain(alive.take_while(untouched).take(followers))
@@ -153,6 +155,18 @@ struct RowPlan<'r, 'p, S: Service> {
     claim: Option<&'r Claim>,
 }
 
+/// What is known of the call of an event that dies. Whatever it is, it is known (DESIGN 5), so that a redrive may go by it.
+#[derive(Clone, Copy)]
+enum Last {
+    /// None was made.
+    Unasked,
+    /// The provider has definitely not done it, and nothing more will come of its key.
+    Failed,
+    /// It was answered, and the answer could not be taken. The call stays, so that a redrive is told the answer again;
+    /// giving up would deny what has happened.
+    Answered,
+}
+
 /// A row's next state, where it is not deleted.
 struct Fate {
     call: Option<Bytes>,
@@ -174,12 +188,11 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
         };
         if let Some((reason, give_up)) = condemned {
             match &outcome {
-                Outcome::Decide | Outcome::Spent => return self.die(reason, (give_up, epoch)),
+                Outcome::Decide | Outcome::Spent => return self.die(reason, (give_up, Last::Unasked)),
                 Outcome::Failed(_) | Outcome::Rejected(_) | Outcome::Closed => {
-                    return self.die(reason, (give_up, epoch + 1));
+                    return self.die(reason, (give_up, Last::Failed));
                 }
-                // Giving up would deny what the provider has done.
-                Outcome::Replied(_) => return self.die(reason, (None, epoch)),
+                Outcome::Replied(_) => return self.die(reason, (None, Last::Answered)),
                 // Not known is not dead, whatever the store says.
                 Outcome::Unknown(_) | Outcome::Unanswered(_) | Outcome::Unread(_) | Outcome::Abandoned => {}
             }
@@ -188,21 +201,21 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
             Outcome::Decide => self.decide(event),
             Outcome::Replied(reply) => self.conclude(event, reply),
             Outcome::Failed(error) if self.attempts >= self.logic.attempts_max => {
-                self.die(&error, (readable(event), epoch + 1))
+                self.die(&error, (readable(event), Last::Failed))
             }
             Outcome::Failed(error) => self.retry(&error, epoch + 1),
             Outcome::Unknown(error) => self.retry(&error, epoch),
-            Outcome::Rejected(error) => self.die(&error, (readable(event), epoch + 1)),
+            Outcome::Rejected(error) => self.die(&error, (readable(event), Last::Failed)),
             Outcome::Closed => {
                 let error = self.pending.error.clone().unwrap_or_else(|| "attempts used up".to_owned());
-                self.die(&error, (readable(event), epoch + 1))
+                self.die(&error, (readable(event), Last::Failed))
             }
             Outcome::Unread(error) if self.attempts <= self.logic.attempts_max => self.retry(&error, epoch),
             Outcome::Unanswered(error) | Outcome::Unread(error) => self.ask_later(&error),
             Outcome::Spent => {
                 let error =
                     self.pending.error.clone().unwrap_or_else(|| "attempts ended in crashes".to_owned());
-                self.die(&error, (readable(event), epoch))
+                self.die(&error, (readable(event), Last::Unasked))
             }
             Outcome::Abandoned => {
                 self.wait(Fate { attempts: self.attempts.saturating_sub(1), ..self.unchanged() })
@@ -216,15 +229,15 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
             Decoded::Event(event) => event,
             // This version no longer takes the type: it has no effect.
             Decoded::Ignored => return self.done(),
-            Decoded::Unreadable(refusal) => return self.refused(refusal.clone(), None),
+            Decoded::Unreadable(refusal) => return self.refused(refusal.clone(), (None, Last::Unasked)),
         };
         match self.planner.decide(subject(self.pending), event) {
             Step::Done | Step::Needs => self.done(),
             Step::Ask(call) => match encode_call(&call) {
                 Ok(call) => self.ask(call),
-                Err(refusal) => self.refused(refusal, Some(event)),
+                Err(refusal) => self.refused(refusal, (Some(event), Last::Unasked)),
             },
-            Step::Refused(refusal) => self.refused(refusal, Some(event)),
+            Step::Refused(refusal) => self.refused(refusal, (Some(event), Last::Unasked)),
         }
     }
 
@@ -241,14 +254,14 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
             }
             Decoded::Unreadable(refusal) => refusal.clone(),
         };
-        self.refused(refusal, None)
+        self.refused(refusal, (None, Last::Answered))
     }
 
-    fn refused(&mut self, refusal: Refusal, give_up: Option<&S::Event>) -> End {
+    fn refused(&mut self, refusal: Refusal, (give_up, last): (Option<&S::Event>, Last)) -> End {
         let epoch = self.pending.epoch;
         match refusal {
             Refusal::Later(error) if self.attempts < self.logic.attempts_max => self.retry(&error, epoch),
-            Refusal::Later(error) | Refusal::Never(error) => self.die(&error, (give_up, epoch)),
+            Refusal::Later(error) | Refusal::Never(error) => self.die(&error, (give_up, last)),
         }
     }
 
@@ -289,10 +302,16 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
         End::Waits
     }
 
-    fn die(&mut self, error: &str, (give_up, epoch): (Option<&S::Event>, u32)) -> End {
+    fn die(&mut self, error: &str, (give_up, last): (Option<&S::Event>, Last)) -> End {
         let death = Death { error, attempts: self.attempts, give_up };
         self.planner.bury(subject(self.pending), death);
-        self.update(Fate { epoch, error: Some(storable(error)), verdict: Verdict::Dead, ..self.unchanged() });
+        let (call, epoch) = match last {
+            Last::Unasked => (None, self.pending.epoch),
+            Last::Failed => (None, self.pending.epoch + 1),
+            Last::Answered => (self.pending.call.clone(), self.pending.epoch),
+        };
+        let error = Some(storable(error));
+        self.update(Fate { call, epoch, error, verdict: Verdict::Dead, ..self.unchanged() });
         match self.logic.after_death {
             AfterDeath::Hold => End::Waits,
             AfterDeath::Skip => End::Free,

@@ -127,6 +127,7 @@ fn payments() -> Breaks {
             "payments_state_known",
             json!({ "state": "lost", "customer": null, "currency": null, "amount_minor": null, "charge": null }),
         ),
+        ("payments_fingerprint_iff_asked", json!({ "fingerprint": ID })),
         ("payments_reason_iff_declined", json!({ "reason": "refused" })),
         ("payments_charge_iff_captured", json!({ "charge": null })),
         ("payments_charge_iff_captured", json!({ "state": "void" })),

@@ -234,7 +234,9 @@ impl Service for Ledger {
                     Timer { after: Duration::from_secs(1), event: emission(Script::Entry, account, *number) };
                 decision = Decision { timers: vec![timer], ..Decision::default() };
             }
-            Script::Charge => return Ok(Next::Ask(Charge { number: *number })),
+            Script::Charge => {
+                return Ok(Next::Ask { call: Charge { number: *number }, rows: Vec::new() });
+            }
         }
         Ok(Next::Done(decision))
     }

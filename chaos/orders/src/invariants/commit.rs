@@ -98,6 +98,12 @@ impl Queued {
         let dead = |row: &Option<Rc<Pending>>| row.as_ref().is_some_and(|row| row.dead_at.is_some());
         dead(&self.after) && !dead(&self.before)
     }
+
+    /// Whether the intent to call commits here.
+    pub fn asked(&self) -> bool {
+        let calls = |row: &Option<Rc<Pending>>| row.as_ref().is_some_and(|row| row.call.is_some());
+        calls(&self.after) && !calls(&self.before)
+    }
 }
 
 /// An event that took effect.

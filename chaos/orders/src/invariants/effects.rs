@@ -111,8 +111,8 @@ impl EffectOnce {
 
 /// Rows and emissions belong to a transaction that also marks the event which caused them.
 fn effect_with_cause(commit: &Commit, world: &World) -> Verdict {
-    let caused =
-        !commit.effects.is_empty() || commit.queued.iter().any(|row| row.died() || row.after.is_none());
+    let caused = !commit.effects.is_empty()
+        || commit.queued.iter().any(|row| row.died() || row.asked() || row.after.is_none());
     let stocked = |fact: &Fact| matches!(fact, Fact::Stock(_));
     let stocking = commit.emitted.is_empty()
         && commit.rows.iter().all(|change| change.before.is_none() && stocked(&change.after));

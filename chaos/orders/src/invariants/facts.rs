@@ -148,6 +148,8 @@ pub struct Payment {
 pub enum PaymentState {
     /// Never asked for.
     Void,
+    /// Asked for, for the body with this fingerprint.
+    Asked(Uuid),
     /// Refused, or given up.
     Declined(String),
     /// Taken.
@@ -165,7 +167,7 @@ impl PaymentState {
     /// The money that was taken, if it was.
     pub fn capture(&self) -> Option<&Capture> {
         match self {
-            PaymentState::Void | PaymentState::Declined(_) => None,
+            PaymentState::Void | PaymentState::Asked(_) | PaymentState::Declined(_) => None,
             PaymentState::Captured(capture)
             | PaymentState::RefundOwed(capture)
             | PaymentState::Refunded { capture } => Some(capture),
@@ -176,6 +178,7 @@ impl PaymentState {
     pub fn name(&self) -> &'static str {
         match self {
             PaymentState::Void => "void",
+            PaymentState::Asked(_) => "asked",
             PaymentState::Declined(_) => "declined",
             PaymentState::Captured(_) => "captured",
             PaymentState::RefundOwed(_) => "refund owed",
@@ -387,6 +390,7 @@ mod tests {
             json!({ "customer": "ann", "amount": { "minor": 300, "currency": "EUR" }, "charge": "ch-1" });
         for state in [
             json!("Void"),
+            json!({ "Asked": Uuid::nil() }),
             json!({ "Declined": "refused" }),
             json!({ "Captured": capture }),
             json!({ "RefundOwed": capture }),

@@ -254,6 +254,7 @@ mod tests {
         tale.tx("payments-1")
             .take("payments", 0)
             .queue_call("payments", 0, 1)
+            .row_of("payments", order(), json!({ "Asked": Uuid::nil() }))
             .at("payments", 1)
             .commit()
             .unwrap();

@@ -29,7 +29,9 @@ const ORDER: &[(&str, &[&str])] = &[
     ("cancelled", &["cancelled"]),
 ];
 const PAYMENT: &[(&str, &[&str])] = &[
-    (NOTHING, &["void", "declined", "captured"]),
+    (NOTHING, &["void", "asked", "declined"]),
+    // Void if the order is cancelled while the charge is a dead letter.
+    ("asked", &["void", "declined", "captured"]),
     // A redriven charge that came through after all goes straight back.
     ("void", &["refund owed"]),
     ("declined", &["refund owed"]),
@@ -133,7 +135,8 @@ fn reason(after: &Fact, world: &World) -> Broken {
         Fact::Payment(row) => match row.state {
             PaymentState::Void => "cancelled",
             // RefundOwed may also follow a late capture of a payment that was given up.
-            PaymentState::Declined(_)
+            PaymentState::Asked(_)
+            | PaymentState::Declined(_)
             | PaymentState::Captured(_)
             | PaymentState::RefundOwed(_)
             | PaymentState::Refunded { .. } => return None,
@@ -171,18 +174,28 @@ mod tests {
         json!({ "customer": "ann", "amount": { "minor": 4999, "currency": "EUR" }, "charge": "ch-1" })
     }
 
+    fn asked() -> serde_json::Value {
+        json!({ "Asked": uuid::Uuid::nil() })
+    }
+
     #[test]
     fn payment_that_is_captured_owed_and_refunded_is_fine() {
         let refunded = json!({ "Refunded": { "capture": capture(), "refund": "re-1" } });
-        walk("payments", &[json!({ "Captured": capture() }), json!({ "RefundOwed": capture() }), refunded])
-            .unwrap();
+        let owed = json!({ "RefundOwed": capture() });
+        walk("payments", &[asked(), json!({ "Captured": capture() }), owed, refunded]).unwrap();
     }
 
     #[test]
     fn events_of_one_transaction_may_pass_through_several_states() {
         let mut tale = Tale::of(LegalStates);
         tale.append(0, placed(1)).append(1, event("order.cancelled", 1, "c"));
-        let both = tale.tx("w").take("payments", 0).take("payments", 1);
+        tale.tx("w")
+            .take("payments", 0)
+            .queue_call("payments", 0, 1)
+            .row("payments", 1, asked())
+            .commit()
+            .unwrap();
+        let both = tale.tx("w").dequeue("payments", 1).take("payments", 1);
         both.row("payments", 1, json!({ "RefundOwed": capture() })).commit().unwrap();
     }
 
@@ -190,14 +203,21 @@ mod tests {
     fn one_event_passes_through_one_state_only() {
         let mut tale = Tale::of(LegalStates);
         tale.append(0, placed(1));
-        let one = tale.tx("w").take("payments", 0).row("payments", 1, json!({ "RefundOwed": capture() }));
-        assert_eq!(one.commit().unwrap_err().got, "nothing → refund owed");
+        tale.tx("w")
+            .take("payments", 0)
+            .queue_call("payments", 0, 1)
+            .row("payments", 1, asked())
+            .commit()
+            .unwrap();
+        let one = tale.tx("w").dequeue("payments", 1).row("payments", 1, json!({ "RefundOwed": capture() }));
+        assert_eq!(one.commit().unwrap_err().got, "asked → refund owed");
     }
 
     #[rstest]
     #[case::refund_of_what_was_declined(&[json!({ "Declined": "refused" }), json!({ "Refunded": { "capture": capture() } })])]
-    #[case::declined_after_capture(&[json!({ "Captured": capture() }), json!({ "Declined": "gave-up" })])]
-    #[case::captured_again(&[json!({ "Captured": capture() }), json!({ "Captured": capture() })])]
+    #[case::captured_without_an_intent(&[json!({ "Captured": capture() })])]
+    #[case::declined_after_capture(&[asked(), json!({ "Captured": capture() }), json!({ "Declined": "gave-up" })])]
+    #[case::captured_again(&[asked(), json!({ "Captured": capture() }), json!({ "Captured": capture() })])]
     #[case::void_without_a_cancellation(&[json!("Void")])]
     fn illegal_payment_is_caught(#[case] states: &[serde_json::Value]) {
         assert_eq!(walk("payments", states).unwrap_err().invariant, "legal-states");

@@ -92,6 +92,8 @@ fn orphan(world: &World, order: uuid::Uuid) -> Option<&'static str> {
         Some("is final, and items are still held for it")
     } else if matches!(payment, Some(PaymentState::RefundOwed(_))) {
         Some("is cancelled, and its money is still owed")
+    } else if matches!(payment, Some(PaymentState::Asked(_))) {
+        Some("is final, and nobody knows what became of its charge")
     } else if payment.is_none() || items.is_none() {
         Some("was not heard of by payments or inventory")
     } else {

@@ -65,6 +65,8 @@ pub enum Fate {
     Fails,
     /// This version cannot read the event: a dead letter at once, and without `give_up`.
     Unread,
+    /// The store rejects what is concluded from an answer.
+    Rejected,
 }
 
 struct Waiting<S: Service> {
@@ -89,9 +91,13 @@ pub struct Member<S: Service> {
 /// What an attempt came to.
 enum Outcome<S: Service> {
     Done(Decision<Row>, BTreeSet<RowKey>),
-    Ask(S::Call),
-    Failed { permanent: bool },
+    Ask(S::Call, Decision<Row>, BTreeSet<RowKey>),
+    Failed {
+        permanent: bool,
+    },
     Unread,
+    /// The store took nothing of what was concluded: a dead letter, without `give_up` and with its call.
+    Answered,
 }
 
 impl<S: Service<Row = Row>> Member<S> {
@@ -110,7 +116,9 @@ impl<S: Service<Row = Row>> Member<S> {
             match self.service.decide(Context { event, event_id: id, rows: &rows, now: Timestamp(0) }) {
                 Ok(Next::Done(decision)) => return Outcome::Done(decision, keys),
                 Ok(Next::Need(more)) => keys.extend(more),
-                Ok(Next::Ask(call)) => return Outcome::Ask(call),
+                Ok(Next::Ask { call, rows }) => {
+                    return Outcome::Ask(call, Decision { rows, ..Decision::default() }, keys);
+                }
                 Err(Refusal::Later(_)) => return Outcome::Failed { permanent: false },
                 Err(Refusal::Never(why)) => panic!("{} refuses: {why}", self.service.name()),
             }
@@ -155,7 +163,8 @@ impl<S: Service<Row = Row>> Member<S> {
                 return self.conclude(shared, &event, waiting.id, reply);
             }
         }
-        waiting.dead = true;
+        (waiting.dead, waiting.call) = (true, None);
+        waiting.epoch += 1;
         let keys = self.service.keys(&event).into_iter().collect();
         let rows = shared.lock(&keys);
         let at = Context { event: &event, event_id: waiting.id, rows: &rows, now: Timestamp(0) };
@@ -222,15 +231,18 @@ impl<S: Service<Row = Row>> Consumer for Member<S> {
         let blocked = self.queue.get(&key).is_some_and(|queue| queue.iter().any(|ahead| self.blocks(ahead)));
         if !blocked {
             let outcome = match fate {
-                Fate::Runs => self.decide(shared, &event, id),
+                Fate::Runs | Fate::Rejected => self.decide(shared, &event, id),
                 Fate::Fails => Outcome::Failed { permanent: false },
                 Fate::Unread => Outcome::Unread,
             };
             match outcome {
                 Outcome::Done(decision, locked) => return self.commit(shared, id, decision, &locked),
-                Outcome::Ask(call) => waiting.call = Some(call),
+                Outcome::Ask(call, intent, locked) => {
+                    waiting.call = Some(call);
+                    self.commit(shared, id, intent, &locked);
+                }
                 Outcome::Failed { .. } => waiting.attempts = 1,
-                Outcome::Unread => waiting.dead = true,
+                Outcome::Unread | Outcome::Answered => waiting.dead = true,
             }
         }
         self.queue.entry(key).or_default().push_back(waiting);
@@ -251,6 +263,10 @@ impl<S: Service<Row = Row>> Consumer for Member<S> {
         waiting.attempts += 1;
         let outcome = match fate {
             Fate::Runs => self.attempt(shared, waiting),
+            Fate::Rejected => match (waiting.call.is_some(), self.attempt(shared, waiting)) {
+                (true, Outcome::Done(..)) => Outcome::Answered,
+                (_, other) => other,
+            },
             // What was read once has committed its intent to call, and is not dead before its outcome is known.
             Fate::Unread if waiting.call.is_none() => Outcome::Unread,
             Fate::Fails | Fate::Unread => Outcome::Failed { permanent: false },
@@ -261,11 +277,14 @@ impl<S: Service<Row = Row>> Consumer for Member<S> {
             }
             other => other,
         };
-        waiting.dead |= matches!(outcome, Outcome::Unread);
+        waiting.dead |= matches!(outcome, Outcome::Unread | Outcome::Answered);
         let (id, dead) = (waiting.id, waiting.dead);
         match outcome {
-            Outcome::Ask(call) => waiting.call = Some(call),
-            Outcome::Failed { .. } | Outcome::Unread => {}
+            Outcome::Ask(call, intent, locked) => {
+                waiting.call = Some(call);
+                self.commit(shared, id, intent, &locked);
+            }
+            Outcome::Failed { .. } | Outcome::Unread | Outcome::Answered => {}
             Outcome::Done(decision, locked) => {
                 if !dead {
                     queue.remove(index);

@@ -89,7 +89,7 @@ fn items_are_held_once_and_sold_or_released_once() {
         |from, what| match decide(&Inventory, &state(from), &event(what)) {
             Ok(Next::Done(decision)) => became(&decision),
             Ok(Next::Need(keys)) => panic!("needs {keys:?}"),
-            Ok(Next::Ask(())) => panic!("asks"),
+            Ok(Next::Ask { .. }) => panic!("asks"),
             Err(Refusal::Never(_)) => "never".to_owned(),
             Err(Refusal::Later(why)) => panic!("later: {why}"),
         },

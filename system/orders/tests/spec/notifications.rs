@@ -45,7 +45,7 @@ fn sent() -> MessageState {
 #[case(NoticeKind::Refunded)]
 fn each_event_sends_its_message_once(#[case] kind: NoticeKind) {
     let (service, event) = (service(), event(kind));
-    let Ok(Next::Ask(notice)) = decide(&service, &[], &event) else { panic!("asks nothing") };
+    let Ok(Next::Ask { call: notice, .. }) = decide(&service, &[], &event) else { panic!("asks nothing") };
     let customer = (kind != NoticeKind::Cancelled).then(|| basket(&[("tea", 1)]).customer().clone());
     assert_eq!(notice, Notice { subject: subject("a"), kind, customer });
     let decision = conclude(&service, &[], &event, reference("m-1")).expect("concludes");
@@ -59,7 +59,7 @@ fn a_message_that_was_given_up_is_seen_and_can_be_sent_after_all() {
     let (service, event) = (service(), event(NoticeKind::Refunded));
     let given_up = give_up(&service, &[], &event);
     assert_eq!(given_up.rows, [message(NoticeKind::Refunded, MessageState::Undelivered)]);
-    assert!(matches!(decide(&service, &given_up.rows, &event), Ok(Next::Ask(_))));
+    assert!(matches!(decide(&service, &given_up.rows, &event), Ok(Next::Ask { .. })));
     let late = conclude(&service, &given_up.rows, &event, reference("m-1")).expect("concludes");
     assert_eq!(late.rows, [message(NoticeKind::Refunded, sent())]);
 }

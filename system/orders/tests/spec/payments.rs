@@ -35,6 +35,8 @@ fn state(name: &str) -> Vec<Row> {
     let state = match name {
         "absent" => return Vec::new(),
         "void" => PaymentState::Void,
+        "asked" => PaymentState::Asked(placed("a", &[("tea", 2)]).fingerprint),
+        "asked-other" => PaymentState::Asked(placed("a", &[("tea", 1)]).fingerprint),
         "declined" => PaymentState::Declined(DeclineReason::GaveUp),
         "captured" => PaymentState::Captured(capture()),
         "owed" => PaymentState::RefundOwed(capture()),
@@ -58,6 +60,7 @@ fn became(decision: &Decision<Row>) -> String {
         [] => "-",
         [Row::Payment(payment)] => match &payment.state {
             PaymentState::Void => "void",
+            PaymentState::Asked(_) => "asked",
             PaymentState::Declined(_) => "declined",
             PaymentState::Captured(_) => "captured",
             PaymentState::RefundOwed(_) => "owed",
@@ -84,23 +87,26 @@ fn became(decision: &Decision<Row>) -> String {
 fn a_payment_is_charged_once_and_given_back_once() {
     table::check(
         "
-                 placed cancelled refund-due
-        absent   charge void      -
-        void     -      -         -
-        declined -      -         -
-        captured -      owed      -
-        owed     -      -         refund
-        refunded -      -         -
+                    placed cancelled refund-due
+        absent      charge void      -
+        asked       charge void      -
+        asked-other -      void      -
+        void        -      -         -
+        declined    -      -         -
+        captured    -      owed      -
+        owed        -      -         refund
+        refunded    -      -         -
         ",
         |from, what| match decide(&service(), &state(from), &event(what)).expect("payments refuses nothing") {
             Next::Done(decision) => became(&decision),
             Next::Need(keys) => panic!("needs {keys:?}"),
-            Next::Ask(PaymentCall::Charge(charge)) => {
+            Next::Ask { call: PaymentCall::Charge(charge), rows } => {
+                assert_eq!(rows, state("asked"));
                 let customer = capture().customer;
                 assert_eq!(charge, Charge { subject: subject("a"), customer, amount: euros(1000) });
                 "charge".to_owned()
             }
-            Next::Ask(PaymentCall::Refund(refund)) => {
+            Next::Ask { call: PaymentCall::Refund(refund), .. } => {
                 let charge = reference("ch-1");
                 assert_eq!(refund, Refund { subject: subject("a"), charge, amount: euros(1000) });
                 "refund".to_owned()
@@ -115,6 +121,7 @@ fn an_answer_is_told_only_if_the_order_may_still_use_it() {
         "
                  captured  declined
         absent   !captured !declined
+        asked    !captured !declined
         void     owed      -
         declined owed      -
         captured -         -
@@ -144,13 +151,15 @@ fn a_refund_is_told_once() {
 fn giving_up_a_charge_declines_and_giving_up_a_refund_leaves_it_owed() {
     table::check(
         "
-                 placed    cancelled refund-due
-        absent   !declined -         -
-        void     -         -         -
-        declined -         -         -
-        captured -         -         -
-        owed     -         -         -
-        refunded -         -         -
+                    placed    cancelled refund-due
+        absent      !declined -         -
+        asked       !declined -         -
+        asked-other -         -         -
+        void        -         -         -
+        declined    -         -         -
+        captured    -         -         -
+        owed        -         -         -
+        refunded    -         -         -
         ",
         |from, what| became(&give_up(&service(), &state(from), &event(what))),
     );
@@ -162,6 +171,16 @@ fn giving_up_a_charge_declines_and_giving_up_a_refund_leaves_it_owed() {
 #[case::a_cancellation_that_was_captured("cancelled", PaymentReply::Captured(reference("ch-1")))]
 fn a_reply_to_another_call_is_refused(#[case] what: &str, #[case] reply: PaymentReply) {
     let refused = conclude(&service(), &state("captured"), &event(what), reply);
+    assert!(matches!(refused, Err(Refusal::Never(_))), "{refused:?}");
+}
+
+#[rstest]
+#[case::of_another_body("asked-other")]
+#[case::beside_another("captured")]
+#[case::after_another_went_back("refunded")]
+fn a_second_charge_is_not_passed_over(#[case] from: &str) {
+    let reply = PaymentReply::Captured(reference("ch-2"));
+    let refused = conclude(&service(), &state(from), &event("placed"), reply);
     assert!(matches!(refused, Err(Refusal::Never(_))), "{refused:?}");
 }
 
@@ -185,7 +204,7 @@ fn a_charge_redriven_after_it_was_given_up_goes_back() {
     assert_eq!(became(&late), "owed");
     assert!(matches!(
         decide(&service(), &late.rows, &event("refund-due")),
-        Ok(Next::Ask(PaymentCall::Refund(_)))
+        Ok(Next::Ask { call: PaymentCall::Refund(_), .. })
     ));
 }
 

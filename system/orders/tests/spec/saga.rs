@@ -100,7 +100,7 @@ impl Saga {
         steps.extend([Step::Place(order), Step::Arrive]);
         match order % 3 {
             0 => steps.push(Step::CancelRequest(order)),
-            1 => steps.push(Step::PlaceAnother(order)),
+            1 => steps.extend([Step::PlaceAnother(order), Step::Redrive(1)]),
             _ => steps.push(Step::Redrive(order % self.consumers.len())),
         }
         steps
@@ -167,6 +167,7 @@ impl Saga {
             let fate = match rest % 24 {
                 0 | 1 => Fate::Fails,
                 2 => Fate::Unread,
+                3 => Fate::Rejected,
                 _ => Fate::Runs,
             };
             let rest = rest / 24;

@@ -112,7 +112,7 @@ pub fn done<S: Service<Row = Row>>(service: &S, rows: &[Row], event: &S::Event) 
     match decide(service, rows, event) {
         Ok(Next::Done(decision)) => decision,
         Ok(Next::Need(keys)) => panic!("needs {keys:?}"),
-        Ok(Next::Ask(call)) => panic!("asks {call:?}"),
+        Ok(Next::Ask { call, .. }) => panic!("asks {call:?}"),
         Err(refusal) => panic!("refuses: {refusal}"),
     }
 }
