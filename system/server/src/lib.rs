@@ -1,0 +1,8 @@
+//! The only production I/O: the ports of the runtime on real Kafka and PostgreSQL.
+//!
+//! Everything above the ports is the code that the storm torments; what is here is as thin as it can be, and is held
+//! to the same contract suite as the simulation. It leaves out any rule of the domain and any guarantee: those live
+//! in `stormglass-runtime` and `stormglass-orders`.
+
+pub mod kafka;
+pub mod postgres;
