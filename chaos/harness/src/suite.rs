@@ -132,24 +132,13 @@ pub struct Outcome {
     pub history: Vec<String>,
 }
 
-/// Identity of a trace.
+/// Identity of a trace: a 64-bit digest of everything that happened, printed as 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TraceHash([u8; 16]);
-
-impl TraceHash {
-    /// The first 128 bits of a digest; a shorter one is padded with zeroes.
-    pub fn of(digest: &[u8]) -> Self {
-        let mut bytes = [0; 16];
-        for (to, from) in bytes.iter_mut().zip(digest) {
-            *to = *from;
-        }
-        Self(bytes)
-    }
-}
+pub struct TraceHash(pub u64);
 
 impl fmt::Display for TraceHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{:016x}", self.0)
     }
 }
 

@@ -144,7 +144,7 @@ fn outcome(storm: &Storm, orders: usize, ended: Result<(), Ended>) -> Outcome {
         Err(Ended::Broken(error)) => Verdict::Internal { message: error.to_string() },
     };
     Outcome {
-        hash: TraceHash::of(&history.hash().to_be_bytes()),
+        hash: TraceHash(history.hash()),
         verdict,
         sim_ms: millis(time.elapsed()),
         orders: orders as u64,

@@ -239,7 +239,7 @@ impl<'a> Bank<'a> {
         };
         let digest = self.hash.finalize();
         Outcome {
-            hash: TraceHash::of(&digest),
+            hash: TraceHash(u64::from_be_bytes(std::array::from_fn(|byte| digest[byte]))),
             verdict,
             sim_ms: self.now_ms,
             orders: self.entries.len() as u64,
