@@ -7,6 +7,7 @@
 
 mod config;
 mod failure;
+pub mod orders;
 mod place;
 mod pool;
 mod reader;
