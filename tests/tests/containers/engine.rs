@@ -6,7 +6,10 @@
 
 use std::{borrow::Cow, io::Write, time::Duration};
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{
+    ConnectOptions, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
 use testcontainers::{
     ContainerAsync, Image, ImageExt,
     bollard::{
@@ -37,12 +40,22 @@ pub async fn postgres(test: &str) -> Option<Postgres> {
 }
 
 impl Postgres {
-    /// A connection to its one database, as its owner.
+    /// A connection to its first database, as its owner.
     pub async fn connect(&self) -> PgConnection {
+        self.options().await.connect().await.expect("PostgreSQL accepts connections once it is ready")
+    }
+
+    /// How to connect to its first database, as its owner.
+    pub async fn options(&self) -> PgConnectOptions {
         let host = self.container.get_host().await.expect("a container has a host");
         let port = self.container.get_host_port_ipv4(PORT).await.expect("the port of a container is mapped");
-        let url = format!("postgres://postgres:{PASSWORD}@{host}:{port}/postgres?sslmode=disable");
-        PgConnection::connect(&url).await.expect("PostgreSQL accepts connections once it is ready")
+        PgConnectOptions::new_without_pgpass()
+            .host(&host.to_string())
+            .port(port)
+            .username("postgres")
+            .password(PASSWORD)
+            .database("postgres")
+            .ssl_mode(PgSslMode::Disable)
     }
 }
 

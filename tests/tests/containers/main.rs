@@ -2,8 +2,17 @@
 //!
 //! Left out: anything that an in-process adapter can show as well. What is here exists to keep those honest.
 
-#![expect(clippy::expect_used, reason = "the helpers of a test fail the test")]
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
+mod adapter;
+#[path = "../../../system/embedded/tests/database/cases/mod.rs"]
+mod cases;
 mod constraints;
+mod contract;
+#[path = "../../../system/embedded/tests/database/domain.rs"]
+mod domain;
 mod engine;
 mod migrations;
+#[path = "../../../system/embedded/tests/database/sut.rs"]
+mod sut;
+mod typed;

@@ -115,9 +115,14 @@ async fn migrator() -> Migrator {
     Migrator::new(migrations).await.expect("the migrations are readable")
 }
 
+/// Brings a database up to date.
+pub async fn migrate(connection: &mut PgConnection) {
+    migrator().await.run(connection).await.expect("the migrations apply");
+}
+
 async fn migrated(postgres: &engine::Postgres) -> PgConnection {
     let mut connection = postgres.connect().await;
-    migrator().await.run(&mut connection).await.expect("the migrations apply");
+    migrate(&mut connection).await;
     connection
 }
 

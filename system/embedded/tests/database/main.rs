@@ -6,6 +6,7 @@
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
+mod adapter;
 mod cases;
 mod crashes;
 mod domain;

@@ -1,32 +1,21 @@
 //! What a case sees of the system under test: sessions through the store port, and an operator behind it.
+//!
+//! The adapters are elsewhere: each crate that runs the cases has a `crate::adapter` of its own.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use stormglass_embedded::{
-    database::{
-        Client, ClientConfig, Cluster, Config, Disk, NODES, Promotion, Replication, Schema, Snapshot,
-        embedded,
-    },
-    machine::{Effect, Server},
-    transport::{Local, TokioClock},
-};
+use stormglass_embedded::database::{ClientConfig, Disk, Promotion, Replication, Snapshot};
 use stormglass_runtime::{
-    Answer, Cause, Claim, Clock, ConsumerName, Database, EventId, Failure, Headers, InboxEntry, NewPending,
-    OrderingKey, Partition, Reader, Record, Session, Statement, Timestamp, Topic, Verdict,
+    Answer, Cause, Claim, ConsumerName, Database, EventId, Failure, Headers, InboxEntry, NewPending,
+    OrderingKey, Partition, Reader, Record, Session, Statement, Topic, Verdict,
 };
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::domain::Row;
-
-/// A kind of PostgreSQL that the cases run on.
-#[derive(Clone, Copy, Debug)]
-pub enum Adapter {
-    /// The state machine inside this process.
-    Embedded,
-}
+pub use crate::adapter::Adapter;
+use crate::{adapter::PATIENCE, domain::Row};
 
 /// A running cluster.
 pub struct Sut {
@@ -61,93 +50,6 @@ pub trait Operator: Send + Sync {
     async fn tables(&self) -> Snapshot;
     /// Open transactions and locked rows.
     async fn leftovers(&self) -> (usize, usize);
-}
-
-impl Adapter {
-    /// A fresh cluster with these settings.
-    pub async fn start(self, config: Config) -> Sut {
-        match self {
-            Adapter::Embedded => {
-                let clock: Arc<dyn Clock> =
-                    Arc::new(TokioClock::starting_at(Timestamp(1_700_000_000_000_000)));
-                let (server, client) = embedded(Schema::of::<Row>(), config, Arc::clone(&clock));
-                Sut { operator: Box::new(EmbeddedOperator { server, clock }), client }
-            }
-        }
-    }
-}
-
-struct EmbeddedOperator {
-    server: Server<Cluster>,
-    clock: Arc<dyn Clock>,
-}
-
-impl EmbeddedOperator {
-    fn affect(
-        &self,
-        reach: impl FnOnce(&mut Cluster) -> Vec<Effect<stormglass_embedded::database::Response>>,
-    ) {
-        self.server.tick(self.clock.now());
-        self.server.affect(reach);
-    }
-}
-
-#[async_trait]
-impl Operator for EmbeddedOperator {
-    fn client(&self, config: ClientConfig) -> Arc<dyn Both> {
-        let local = Local::new(self.server.clone(), NODES, Arc::clone(&self.clock));
-        Arc::new(Client::new(Arc::new(local), config))
-    }
-
-    async fn crash(&self, node: usize) {
-        self.affect(|cluster| cluster.crash(node));
-    }
-
-    async fn restart(&self, node: usize) {
-        self.affect(|cluster| cluster.restart(node));
-    }
-
-    async fn kill_backend(&self) {
-        self.affect(Cluster::kill_backend);
-    }
-
-    async fn terminate(&self, application: &str) {
-        for session in self.server.with(|cluster| cluster.sessions_of(application)) {
-            self.affect(|cluster| cluster.terminate(session));
-        }
-    }
-
-    async fn promote(&self, promotion: Promotion) {
-        self.affect(|cluster| cluster.promote(promotion));
-    }
-
-    async fn rejoin(&self, node: usize) {
-        self.affect(|cluster| cluster.rejoin(node));
-    }
-
-    async fn set_disk(&self, disk: Disk) {
-        self.server.with(|cluster| cluster.set_disk(disk));
-    }
-
-    async fn set_replication(&self, replication: Replication) {
-        self.affect(|cluster| cluster.set_replication(replication));
-    }
-
-    async fn drop_after_commit(&self, application: &str) {
-        self.server.with(|cluster| cluster.drop_after_commit(application));
-    }
-
-    async fn vanish(&self, session: Box<dyn Session<Row>>) {
-        std::mem::forget(session);
-    }
-
-    async fn tables(&self) -> Snapshot {
-        self.server.with(|cluster| cluster.tables())
-    }
-
-    async fn leftovers(&self) -> (usize, usize) {
-        self.server.with(|cluster| (cluster.open_transactions(), cluster.held_locks()))
-    }
 }
 
 /// A statement that is on its way, with the session it runs in.
@@ -192,9 +94,8 @@ pub fn waits(running: &Running) {
 
 /// Asserts that the statement no longer waits, and gives back its session and answer.
 pub async fn done(running: Running) -> (Box<dyn Session<Row>>, Result<Answer<Row>, Failure>) {
-    pause(20).await;
-    assert!(running.is_finished(), "the statement should not wait any more");
-    running.await.expect("the task does not panic")
+    let finished = tokio::time::timeout(PATIENCE, running).await;
+    finished.expect("the statement should not wait any more").expect("the task does not panic")
 }
 
 /// Lets `millis` milliseconds pass.

@@ -1,17 +1,14 @@
 //! Sessions: timeouts, ends of all kinds, limits.
 
-use std::time::Duration;
-
 use stormglass_embedded::database::{ClientConfig, Config, Disk, Target};
 use stormglass_runtime::{Answer, Cause, Failure};
 use tokio::time::Instant;
 
 use crate::{
+    adapter::{LATENESS, LIMIT},
     domain::{account, at},
-    sut::{Adapter, Sut, done, insert, lock, pause, start, update, waits},
+    sut::{Adapter, Sut, done, insert, lock, start, update, waits},
 };
-
-const LIMIT: Duration = Duration::from_millis(500);
 
 async fn started(adapter: Adapter, config: Config) -> Sut {
     let sut = adapter.start(config).await;
@@ -27,6 +24,11 @@ fn named(application: &str, pool_size: usize) -> ClientConfig {
     ClientConfig { application: application.to_owned(), pool_size, ..ClientConfig::default() }
 }
 
+/// Lets so many fifths of the limit pass.
+async fn rest(fifths: u32) {
+    tokio::time::sleep(LIMIT * fifths / 5).await;
+}
+
 async fn ends_after_the_limit(sut: &Sut, cause: Cause) {
     let mut holder = sut.begin().await;
     holder.execute(lock([1])).await.unwrap();
@@ -35,7 +37,7 @@ async fn ends_after_the_limit(sut: &Sut, cause: Cause) {
     waits(&waiting);
     let (waiting, answer) = waiting.await.unwrap();
     assert_eq!(answer, Err(Failure::NotDone(cause)));
-    assert!((LIMIT..LIMIT + Duration::from_millis(100)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert!((LIMIT..LIMIT + LATENESS).contains(&began.elapsed()), "{:?}", began.elapsed());
     waiting.rollback().await;
     holder.commit().await.unwrap();
     assert_eq!(sut.operator.leftovers().await, (0, 0));
@@ -56,11 +58,11 @@ pub async fn d13_idle_in_transaction_ends_the_session(adapter: Adapter) {
     let sut = started(adapter, config).await;
     let mut idle = sut.begin().await;
     idle.execute(lock([1])).await.unwrap();
-    pause(400).await;
+    rest(4).await;
     idle.execute(lock([2])).await.unwrap();
-    pause(400).await;
+    rest(4).await;
     assert_eq!(sut.operator.leftovers().await, (1, 2));
-    pause(200).await;
+    rest(2).await;
     assert_eq!(sut.operator.leftovers().await, (0, 0));
     assert_eq!(idle.execute(lock([1])).await, disconnected());
     assert_eq!(idle.commit().await, disconnected());
@@ -103,9 +105,9 @@ pub async fn d15_a_client_that_vanished_keeps_its_locks_until_the_idle_timeout(a
     ghost.execute(update(1, account(1, 1))).await.unwrap();
     sut.operator.vanish(ghost).await;
     let waiting = start(sut.begin().await, lock([1])).await;
-    pause(300).await;
+    rest(3).await;
     waits(&waiting);
-    pause(200).await;
+    rest(2).await;
     let (session, answer) = done(waiting).await;
     assert_eq!(answer, Ok(Answer::Rows(vec![at(1, account(1, 100))])));
     session.rollback().await;
