@@ -4,9 +4,9 @@
 -- is positions, inbox, pending, domain rows, writes; each sorted by its primary key. Text keys are COLLATE "C", so that
 -- the server sorts them as the programs do, whatever locale the cluster was made with.
 --
--- Sessions are expected to set jit = off, plan_cache_mode = force_generic_plan, enable_seqscan = off,
--- enable_hashjoin = off, enable_mergejoin = off: a statement prepared while its table is empty would keep a plan that
--- scans it for ever.
+-- Sessions are expected to set jit, enable_seqscan, enable_hashjoin, enable_mergejoin and enable_sort to off and
+-- plan_cache_mode to force_generic_plan: a statement prepared while its table is empty would keep a plan that scans it
+-- for ever.
 
 -- Where a consumer stands. The row moves in the transaction of the batch; Kafka's committed offset only reports lag.
 CREATE TABLE positions (

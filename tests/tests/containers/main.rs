@@ -13,6 +13,7 @@ mod contract;
 mod domain;
 mod engine;
 mod migrations;
+mod plans;
 #[path = "../../../system/embedded/tests/database/sut.rs"]
 mod sut;
 mod typed;
