@@ -1,8 +1,10 @@
 //! The store's ports under storm.
 //!
 //! Before COMMIT nothing is done, so a statement that fails, before or after its effect, leaves a transaction that
-//! can only be rolled back: either the server has aborted it and the session stands (D2), or the connection is lost
-//! and with it the session. A COMMIT whose answer is lost is `Unknown`, done or not (D3).
+//! can only be rolled back: either the server has aborted it and the session stands, or the connection is lost and with
+//! it the session. The server really aborts, so whatever is said afterwards is answered by it and understood by the
+//! adapter: a COMMIT among them is answered ROLLBACK, without an error (D2). A COMMIT whose answer is lost is `Unknown`,
+//! done or not (D3).
 
 use std::sync::Arc;
 
@@ -52,8 +54,6 @@ struct StormySession<R: RowSet> {
 
 enum State<R: RowSet> {
     Open(Box<dyn Session<R>>),
-    /// The server has aborted the transaction; the connection stands.
-    Aborted(Box<dyn Session<R>>),
     /// The connection is lost.
     Lost,
 }
@@ -68,18 +68,37 @@ enum How {
 }
 
 impl<R: RowSet> StormySession<R> {
-    fn fail(&mut self, how: How) -> Failure {
-        let state = std::mem::replace(&mut self.state, State::Lost);
+    async fn fail(&mut self, how: How) -> Failure {
         match how {
             How::Refused(cause) => {
-                if let State::Open(inner) = state {
-                    self.state = State::Aborted(inner);
+                if let State::Open(inner) = &mut self.state {
+                    abort(inner.as_mut()).await;
                 }
                 Failure::NotDone(cause)
             }
-            How::Lost(cause) => Failure::NotDone(cause),
+            How::Lost(cause) => {
+                self.state = State::Lost;
+                Failure::NotDone(cause)
+            }
         }
     }
+}
+
+/// Has the server abort the transaction, by a statement that no server can run. Its answer tells nothing new.
+async fn abort<R: RowSet>(session: &mut dyn Session<R>) {
+    let table = "no such table".to_owned();
+    drop(session.execute(Statement::LockRows { table, keys: Vec::new() }).await);
+}
+
+/// What can go wrong with a COMMIT before its effect.
+#[derive(Clone, Copy)]
+enum Unmade {
+    /// It was never sent: the session is dropped, and the server rolls back.
+    Unsent,
+    /// As before, but it may have been sent.
+    Doubtful,
+    /// The server has aborted the transaction, and answers ROLLBACK.
+    Aborted,
 }
 
 /// What can go wrong with a statement that has not run.
@@ -103,12 +122,11 @@ impl<R: RowSet> Session<R> for StormySession<R> {
         call.linger().await;
         let inner = match &mut self.state {
             State::Open(inner) => inner,
-            State::Aborted(_) => return Err(Failure::NotDone(Cause::Aborted)),
             State::Lost => return Err(Failure::NotDone(Cause::Disconnected)),
         };
         if call.fails_before() {
             let how = call.pick("how", &BEFORE);
-            return Err(self.fail(how));
+            return Err(self.fail(how).await);
         }
         let shown = call.fate.storm.history.is_kept().then(|| format!("{statement:?}"));
         let answer = inner.execute(statement).await;
@@ -117,7 +135,7 @@ impl<R: RowSet> Session<R> for StormySession<R> {
         let answer = answer?;
         if call.fails_after() {
             let how = call.pick("how", &AFTER);
-            return Err(self.fail(how));
+            return Err(self.fail(how).await);
         }
         Ok(answer)
     }
@@ -125,18 +143,15 @@ impl<R: RowSet> Session<R> for StormySession<R> {
     async fn commit(self: Box<Self>) -> Result<(), Failure> {
         let call = PortCall::new(&self.fate, "commit", self.said.finish());
         call.linger().await;
-        let inner = match self.state {
-            State::Open(inner) => inner,
-            State::Aborted(inner) => {
-                inner.rollback().await;
-                return Err(Failure::NotDone(Cause::Aborted));
-            }
-            State::Lost => return Err(Failure::NotDone(Cause::Disconnected)),
+        let State::Open(mut inner) = self.state else {
+            return Err(Failure::NotDone(Cause::Disconnected));
         };
         if call.fails_before() {
-            // The COMMIT was never sent, or was lost on its way: the session is dropped, and the server rolls back.
-            let cause = call.lost();
-            return Err(call.pick("sent", &[Failure::NotDone as fn(_) -> _, Failure::Unknown])(cause));
+            match call.pick("unmade", &[Unmade::Unsent, Unmade::Doubtful, Unmade::Aborted]) {
+                Unmade::Unsent => return Err(Failure::NotDone(call.lost())),
+                Unmade::Doubtful => return Err(Failure::Unknown(call.lost())),
+                Unmade::Aborted => abort(inner.as_mut()).await,
+            }
         }
         let outcome = inner.commit().await;
         call.note(if outcome.is_ok() { "ok" } else { "failed" }, || format!("{outcome:?}"));
@@ -152,7 +167,7 @@ impl<R: RowSet> Session<R> for StormySession<R> {
         call.linger().await;
         match self.state {
             State::Open(inner) if call.fails_before() => drop(inner),
-            State::Open(inner) | State::Aborted(inner) => inner.rollback().await,
+            State::Open(inner) => inner.rollback().await,
             State::Lost => {}
         }
     }
