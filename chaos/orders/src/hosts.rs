@@ -13,6 +13,7 @@ use stormglass_sim::{ClusterHandle, Host, ProcessResult};
 
 use crate::{
     client::{self, Client, ClientLog, Habits},
+    duty::{self, DutyLog},
     notifier::{Notifier, NotifierClient},
     outside::Stormy,
     provider::{Provider, ProviderClient},
@@ -101,6 +102,13 @@ impl Wiring {
             habits: Habits::default(),
         };
         client.run(operations).await;
+        Ok(())
+    }
+
+    /// The operator, until its duties are done.
+    pub async fn operator(self, duties: Vec<Operation>, log: DutyLog, host: Host) -> ProcessResult {
+        let database = host.stormy_database(self.database(&host) as Arc<dyn Database<Row>>);
+        duty::run(duties, database, log, host).await;
         Ok(())
     }
 

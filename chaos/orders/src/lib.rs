@@ -5,6 +5,7 @@
 
 mod certainty;
 pub mod client;
+mod duty;
 pub mod hosts;
 pub mod invariants;
 pub mod notifier;

@@ -147,7 +147,7 @@ impl Machine for Notifier {
                 }
                 self.tick(now)
             }
-            Reception::TurnedAway => vec![Effect::Reply(call, Response::Busy)],
+            Reception::TurnedAway { .. } => vec![Effect::Reply(call, Response::Busy)],
             Reception::Ignored => Vec::new(),
         }
     }
@@ -160,7 +160,8 @@ impl Machine for Notifier {
     fn tick(&mut self, now: Timestamp) -> Vec<Effect<Response>> {
         let mut effects = Vec::new();
         while let Some((call, request)) = self.desk.next_due(now) {
-            effects.push(Effect::Reply(call, self.work(now, request)));
+            let response = self.work(now, request);
+            effects.extend(self.desk.answer(call, response));
         }
         effects
     }

@@ -96,8 +96,9 @@ fn away(scenario: &Scenario, dice: Dice) -> Option<Away> {
         Provider::Outage => {
             let from_ms = dice.between("outage", 0, 0, 800..2_500);
             let until_ms = from_ms + dice.between("outage-length", 0, 0, 1_500..3_500);
-            let silent = dice.chance("outage-silent", 0, 0, 0.5);
-            Some(Away { from_ms, until_ms, how: if silent { Outage::Silent } else { Outage::Refuses } })
+            let ways = [Outage::Refuses, Outage::Silent, Outage::Mute];
+            let how = ways[usize::try_from(dice.between("outage-way", 0, 0, 0..3)).unwrap_or(0)];
+            Some(Away { from_ms, until_ms, how })
         }
     }
 }

@@ -20,6 +20,9 @@ pub const PROVIDER: &str = "provider";
 /// The notifier's host.
 pub const NOTIFIER: &str = "notifier";
 
+/// The operator's host.
+pub const OPERATOR: &str = "operator";
+
 /// More of anything than this is a typing error, not a storm.
 const MANY: u32 = 64;
 

@@ -15,6 +15,7 @@ use stormglass_sim::{
 use crate::{
     certainty::certain_classes,
     client::ClientLog,
+    duty::DutyLog,
     hosts::Wiring,
     invariants::{EndState, Evidence, Judge, OrderState, Setup, Strike, Violation},
     notifier::Notifier,
@@ -22,7 +23,7 @@ use crate::{
     plan::STORM_MS,
     provider::{Outage, Provider},
     settings,
-    shape::{BROKERS, CONSUMERS, DATABASES, NOTIFIER, PROVIDER, Shape},
+    shape::{BROKERS, CONSUMERS, DATABASES, NOTIFIER, OPERATOR, PROVIDER, Shape},
     stock,
     workload::Operation,
 };
@@ -82,6 +83,8 @@ pub struct Storm {
     world: World,
     machines: Machines,
     clients: ClientLog,
+    /// What the operator has done, and how many duties it has.
+    operator: (DutyLog, usize),
     judge: Judge,
     shape: Shape,
     faults: std::vec::IntoIter<Fault>,
@@ -126,7 +129,9 @@ impl Storm {
         stock::fill(&machines.postgres, &shape, world.time().now());
         let wiring = machines.host(&mut world, &shape);
         let clients = ClientLog::default();
-        register(&mut world, &wiring, &operations, &clients);
+        let operator =
+            (DutyLog::default(), operations.iter().filter(|operation| operation.is_duty()).count());
+        register(&mut world, &wiring, &operations, (&clients, &operator.0));
         world.set_operator(ClusterOperator {
             kafka: machines.kafka.clone(),
             postgres: machines.postgres.clone(),
@@ -140,6 +145,7 @@ impl Storm {
             world,
             machines,
             clients,
+            operator,
             judge,
             shape,
             faults,
@@ -190,6 +196,8 @@ impl Storm {
             ("cancelled orders", count(|state| matches!(state, OrderState::Cancelled { .. }))),
             ("dead letters at the end", dead),
             ("lost suffixes", u64::from(world.lost_suffix)),
+            ("redriven dead letters", self.operator.0.done().redriven),
+            ("discarded dead letters", self.operator.0.done().discarded),
         ];
         reached.into_iter().map(|(what, count)| (what.to_owned(), count)).collect()
     }
@@ -276,6 +284,10 @@ impl Storm {
         self.judge
             .unsettled()
             .or_else(|| self.machines.postgres.with(|db| idle(db.open_transactions(), "open transactions")))
+            .or_else(|| {
+                let (log, duties) = &self.operator;
+                idle(duties.saturating_sub(log.done().duties), "duties of the operator")
+            })
     }
 
     fn judge(&mut self) -> Result<(), Ended> {
@@ -313,7 +325,12 @@ impl Machines {
     }
 }
 
-fn register(world: &mut World, wiring: &Wiring, operations: &[Operation], log: &ClientLog) {
+fn register(
+    world: &mut World,
+    wiring: &Wiring,
+    operations: &[Operation],
+    (log, duties): (&ClientLog, &DutyLog),
+) {
     let shape = &wiring.shape;
     for name in shape.gateways() {
         let wiring = wiring.clone();
@@ -331,8 +348,14 @@ fn register(world: &mut World, wiring: &Wiring, operations: &[Operation], log: &
     }
     for (number, name) in (0..).zip(shape.clients()) {
         let (wiring, log) = (wiring.clone(), log.clone());
-        let mine: Vec<Operation> = operations.iter().filter(|op| op.client == number).cloned().collect();
+        let mine: Vec<Operation> =
+            operations.iter().filter(|op| op.client == number && !op.is_duty()).cloned().collect();
         world.host(&name, move |host| wiring.clone().client(number, mine.clone(), log.clone(), host));
+    }
+    let mine: Vec<Operation> = operations.iter().filter(|op| op.is_duty()).cloned().collect();
+    if !mine.is_empty() {
+        let (wiring, log) = (wiring.clone(), duties.clone());
+        world.host(OPERATOR, move |host| wiring.clone().operator(mine.clone(), log.clone(), host));
     }
 }
 

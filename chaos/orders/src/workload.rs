@@ -2,14 +2,17 @@
 //!
 //! Everything about an order is drawn by the order's number, so taking one operation out of a case changes no other.
 //! Some orders are asked for again under the same Idempotency-Key, by another client, some of these with another body;
-//! some are cancelled, looked at and listed.
+//! some are cancelled, looked at and listed. An operator looks after what has died meanwhile, in some storms.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use stormglass_sim::Dice;
 
-use crate::shape::Shape;
+use crate::{
+    plan::STORM_MS,
+    shape::{CONSUMERS, Shape},
+};
 
 /// Who orders. Each has shelves of its own.
 pub const TENANTS: [&str; 2] = ["acme", "globex"];
@@ -17,13 +20,16 @@ pub const TENANTS: [&str; 2] = ["acme", "globex"];
 /// Orders come in this part of the storm, in milliseconds since the start.
 const PLACED_MS: std::ops::Range<u64> = 100..4_400;
 
+/// The operator comes in this part of the storm: not before something can have died.
+const DUTIES_MS: std::ops::Range<u64> = 1_200..4_900;
+
 /// One thing that one client does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
     /// When it begins, in milliseconds since the client's start.
     pub at_ms: u64,
-    /// Who does it: the client's number, from 0.
+    /// Who does it: the client's number, from 0. Of no account where it is the operator's duty.
     pub client: u32,
     /// What.
     pub action: Action,
@@ -33,6 +39,18 @@ impl Operation {
     /// Whether it is an order's first placing.
     pub fn places_order(&self) -> bool {
         matches!(self.action, Action::Place(_))
+    }
+
+    /// Whether the operator does it, and no client.
+    pub fn is_duty(&self) -> bool {
+        match self.action {
+            Action::Redrive { .. } | Action::Discard { .. } => true,
+            Action::Place(_)
+            | Action::Repeat(_)
+            | Action::Cancel(_)
+            | Action::Read(_)
+            | Action::List { .. } => false,
+        }
     }
 }
 
@@ -52,6 +70,16 @@ pub enum Action {
     List {
         /// Whose.
         tenant: String,
+    },
+    /// The operator puts all dead letters of a consumer back into its queue.
+    Redrive {
+        /// Whose.
+        consumer: String,
+    },
+    /// The operator deletes the oldest dead letter of a consumer.
+    Discard {
+        /// Whose.
+        consumer: String,
     },
 }
 
@@ -118,9 +146,37 @@ pub fn draw(shape: &Shape, orders: u64, seed: u64) -> Vec<Operation> {
     let dice = Dice::new(seed).for_site("workload");
     let mut operations: Vec<Operation> = (0..orders)
         .flat_map(|number| OrderDraw { shape, dice, number: u128::from(number) }.operations())
+        .chain(duties(dice))
         .collect();
     operations.sort_by_key(|operation| (operation.at_ms, operation.client));
     operations
+}
+
+/// What the operator does: nothing in some storms, so that dead letters stay; else a few things in the storm, and in the
+/// calm a redrive of everything that was not discarded.
+fn duties(dice: Dice) -> Vec<Operation> {
+    if !dice.chance("operator", 0, 0, 0.6) {
+        return Vec::new();
+    }
+    let duty = |(site, number): (&str, usize), at_ms, discards| {
+        let consumer = CONSUMERS[number % CONSUMERS.len()].to_owned();
+        let action = if dice.chance(site, number as u128, 0, discards) {
+            Action::Discard { consumer }
+        } else {
+            Action::Redrive { consumer }
+        };
+        Operation { at_ms, client: 0, action }
+    };
+    let duties = usize::try_from(dice.between("duties", 0, 0, 2..9)).unwrap_or(0);
+    let stormy = (0..duties).map(|number| {
+        let at_ms = dice.between("duty-at", number as u128, 0, DUTIES_MS);
+        duty(("duty", number), at_ms, 0.3)
+    });
+    let calm_ms = STORM_MS + dice.between("duty-in-the-calm", 0, 0, 200..3_000);
+    let all = 0..CONSUMERS.len();
+    let calm = all.clone().map(|number| duty(("calm", number), calm_ms, 0.2));
+    let rest = all.map(|number| duty(("rest", number), calm_ms + 100, 0.0));
+    stormy.chain(calm).chain(rest).collect()
 }
 
 /// The draws around one order.
@@ -245,11 +301,24 @@ mod tests {
             let mine = |operation: &Operation| match &operation.action {
                 Action::Place(basket) | Action::Repeat(basket) => basket.key == "order-0",
                 Action::Cancel(order) | Action::Read(order) => order.key == "order-0",
-                Action::List { .. } => false,
+                Action::List { .. } | Action::Redrive { .. } | Action::Discard { .. } => false,
             };
             draw(&shape(), orders, 7).into_iter().filter(mine).collect::<Vec<_>>()
         };
         assert_eq!(of_first(1), of_first(100));
+    }
+
+    #[test]
+    fn some_storms_have_an_operator_who_comes_again_in_the_calm() {
+        let shape = shape();
+        let duties = |seed| draw(&shape, 10, seed).into_iter().filter(Operation::is_duty).collect::<Vec<_>>();
+        let (with, without): (Vec<_>, Vec<_>) = (0..40).map(duties).partition(|duties| !duties.is_empty());
+        assert!(with.len() > 10 && without.len() > 5, "{} {}", with.len(), without.len());
+        for duties in &with {
+            assert!(duties.last().is_some_and(|duty| duty.at_ms > STORM_MS), "{duties:?}");
+        }
+        let discards = with.iter().flatten().filter(|duty| matches!(duty.action, Action::Discard { .. }));
+        assert!(discards.count() > 3);
     }
 
     #[test]

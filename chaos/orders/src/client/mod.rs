@@ -38,7 +38,8 @@ pub struct Habits {
 
 impl Default for Habits {
     fn default() -> Self {
-        Habits { patience: Duration::from_millis(1_500), tries: 8, pause: Duration::from_millis(300) }
+        // Longer than the gateway's producer delivers for, so that clients hear how a late publication ended.
+        Habits { patience: Duration::from_millis(2_500), tries: 6, pause: Duration::from_millis(300) }
     }
 }
 
@@ -129,6 +130,8 @@ impl<N: Network> Session<N> {
                 let at_least = self.memory.lock().await.freshest;
                 self.until_answered(index, || Ask::list(&tenant, at_least)).await;
             }
+            // The operator's.
+            Action::Redrive { .. } | Action::Discard { .. } => {}
         }
     }
 

@@ -5,11 +5,18 @@
 //! number of requests that it accepted for one charge or refund.
 //!
 //! The budget is also what an event has a right to: dead letters excuse much, so one that gave up early is refused. In
-//! these storms nothing is refused for good, except what follows from another dead letter or from a lost suffix.
+//! these storms nothing is refused for good, except what follows from another dead letter or from a lost suffix. A
+//! redrive begins a new budget.
+//!
+//! While the provider turns everything away no attempt may count (DESIGN G4): whoever was turned away often enough in a
+//! row has opened its circuit, and comes with a probe now and then, but not with every event that is due.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use stormglass_runtime::{OrderingKey, Pending};
+use stormglass_runtime::{ConsumerName, EventId, Pending, Timestamp};
 use uuid::Uuid;
 
 use super::{Commit, Invariant, Queued, Rule, Verdict, Violation, World, log::order_of};
@@ -19,7 +26,24 @@ use crate::provider::{self, Kind};
 #[derive(Default)]
 pub struct AttemptBudget {
     requests: BTreeMap<(Uuid, Kind), u32>,
+    /// How often an event of payments was redriven, by its order.
+    redriven: BTreeMap<Uuid, u32>,
+    /// Orders of which some event has died, with those events.
+    died: BTreeSet<(Uuid, ConsumerName, EventId)>,
+    /// Since when a caller's circuit must be open.
+    opened: BTreeMap<u64, Opened>,
 }
+
+/// A caller that was turned away often enough.
+struct Opened {
+    at: Timestamp,
+    /// How often it came since, after [`HEARD_WITHIN`].
+    probes: u32,
+}
+
+/// Until the circuit is open everywhere, calls that had begun before are on their way: what is slow, or was held up by
+/// a cut, comes within this.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 const RULE: Rule = Rule {
     id: "I12",
@@ -36,7 +60,8 @@ impl Invariant for AttemptBudget {
     fn committed(&mut self, commit: &Commit, world: &World) -> Verdict {
         for queued in &commit.queued {
             let Some(after) = &queued.after else { continue };
-            let found = broken(queued, after, commit, world).or_else(|| unearned(queued, after, world));
+            self.note(queued, after);
+            let found = broken(queued, after, commit, world).or_else(|| self.unearned(queued, after, world));
             let Some((expected, got)) = found else { continue };
             let subject = format!("{} attempted {}", queued.consumer, after.origin);
             return Err(Violation::new(RULE, world, subject)
@@ -46,17 +71,79 @@ impl Invariant for AttemptBudget {
         Ok(())
     }
 
+    fn rewind(&mut self) {
+        (self.redriven, self.died) = Default::default();
+    }
+
     fn provider(&mut self, seen: &provider::Observed, world: &World) -> Verdict {
+        if let provider::Observed::TurnedAway { at, caller, in_a_row } = seen {
+            return self.turned_away(*at, (*caller, *in_a_row), world);
+        }
         let Some((order, kind)) = seen.request() else { return Ok(()) };
         let requests = self.requests.entry((order, kind)).or_default();
         *requests += 1;
+        let budgets = 1 + self.redriven.get(&order).copied().unwrap_or(0);
+        let most = world.setup.attempts_max * budgets;
         // A lost suffix takes counted attempts along: they are made again.
-        if *requests <= world.setup.attempts_max || world.lost_suffix {
+        if *requests <= most || world.lost_suffix {
             return Ok(());
         }
         Err(Violation::new(RULE, world, format!("the provider was asked {requests} times for one {kind:?}"))
-            .expected(format!("at most {} attempts", world.setup.attempts_max), requests.to_string())
+            .expected(format!("at most {most} attempts"), requests.to_string())
             .about(order))
+    }
+}
+
+impl AttemptBudget {
+    fn note(&mut self, queued: &Queued, after: &Pending) {
+        let Some(order) = queued.order() else { return };
+        if queued.redriven() && queued.consumer.as_str() == "payments" {
+            *self.redriven.entry(order).or_default() += 1;
+        }
+        if queued.died() {
+            self.died.insert((order, queued.consumer.clone(), after.event_id));
+        }
+    }
+
+    /// Twice what the circuit lets through is let pass: a probe may cross another that was held up.
+    fn turned_away(&mut self, at: Timestamp, (caller, in_a_row): (u64, u32), world: &World) -> Verdict {
+        let (threshold, open_for) = world.setup.circuit;
+        match in_a_row.cmp(&threshold) {
+            std::cmp::Ordering::Less => return Ok(()),
+            std::cmp::Ordering::Equal => drop(self.opened.insert(caller, Opened { at, probes: 0 })),
+            std::cmp::Ordering::Greater => {}
+        }
+        let Some(opened) = self.opened.get_mut(&caller) else { return Ok(()) };
+        let Some(since) = at.since(opened.at).checked_sub(HEARD_WITHIN) else { return Ok(()) };
+        opened.probes += 1;
+        let most = 2 * (since.div_duration_f64(open_for) as u32 + 1);
+        if opened.probes <= most {
+            return Ok(());
+        }
+        let subject =
+            format!("a caller whom the provider turned away {in_a_row} times in a row came again and again");
+        let said = |times| format!("{times} times in {} ms", since.as_millis());
+        Err(Violation::new(RULE, world, subject)
+            .expected(format!("at most {}", said(most)), said(opened.probes)))
+    }
+
+    /// Whether a row died before its attempts were used up, as (expected, got).
+    fn unearned(&self, queued: &Queued, after: &Pending, world: &World) -> Option<(String, String)> {
+        let budget = world.setup.attempts_max;
+        if !queued.died() || after.attempts >= budget || world.lost_suffix {
+            return None;
+        }
+        let order = queued.order()?;
+        let is_other = |(of, consumer, event): &(Uuid, ConsumerName, EventId)| {
+            *of == order && (*consumer != queued.consumer || *event != after.event_id)
+        };
+        if self.died.iter().any(is_other) {
+            return None;
+        }
+        Some((
+            format!("{budget} attempts before it is a dead letter"),
+            format!("a dead letter after {}", after.attempts),
+        ))
     }
 }
 
@@ -89,28 +176,10 @@ fn broken(queued: &Queued, after: &Pending, commit: &Commit, world: &World) -> O
     None
 }
 
-/// Whether a row died before its attempts were used up, as (expected, got).
-fn unearned(queued: &Queued, after: &Pending, world: &World) -> Option<(String, String)> {
-    let budget = world.setup.attempts_max;
-    if !queued.died() || after.attempts >= budget || world.lost_suffix {
-        return None;
-    }
-    let order = after.record.key.clone().and_then(|key| order_of(&OrderingKey(key)));
-    let mut others =
-        world.tables.queued().filter(|(of, row)| **of != queued.consumer || row.pending.id != after.id);
-    if others.any(|(_, row)| row.pending.dead_at.is_some() && row.order() == order) {
-        return None;
-    }
-    Some((
-        format!("{budget} attempts before it is a dead letter"),
-        format!("a dead letter after {}", after.attempts),
-    ))
-}
-
 /// A redrive begins anew. A claim that attempted nothing gives its one attempt back, and has nothing to report; those that
 /// only asked what had become of a call were no attempts either, and leave the count at the budget.
 fn may_fall(before: &Pending, after: &Pending, budget: u32) -> bool {
-    let redriven = before.dead_at.is_some() && after.dead_at.is_none();
+    let redriven = before.dead_at.is_some() && after.dead_at.is_none() && after.attempts == 0;
     let same_key = before.claim.is_some() && after.epoch == before.epoch;
     let unused = after.attempts + 1 == before.attempts && after.error == before.error;
     let asked = after.call.is_some() && after.attempts == budget;
@@ -240,6 +309,34 @@ mod tests {
         tale.tx("w").bury("payments", 1).commit().unwrap();
         tale.tx("w").take("inventory", 0).queue("inventory", 0, 2).commit().unwrap();
         tale.tx("w").bury("inventory", 2).commit().unwrap();
+    }
+
+    #[test]
+    fn redrive_begins_a_new_budget() {
+        let mut tale = queued_once();
+        for _ in 0..8 {
+            tale.charge(1, 7, 4999).unwrap();
+            tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        }
+        tale.tx("w").bury("payments", 1).commit().unwrap();
+        let redriven = |row: &mut Pending| (row.dead_at, row.claim, row.attempts) = (None, None, 0);
+        tale.tx("w").change("payments", 1, redriven).commit().unwrap();
+        tale.tx("w").change("payments", 1, claim).commit().unwrap();
+        tale.charge(1, 7, 4999).unwrap();
+    }
+
+    #[test]
+    fn caller_that_is_turned_away_may_probe_but_not_insist() {
+        let turned_away = |every_ms: u64| {
+            let mut tale = Tale::of(AttemptBudget::default());
+            for in_a_row in 1..40 {
+                tale.wait_ms(every_ms)?;
+                tale.turn_away(in_a_row)?;
+            }
+            Ok::<_, Box<super::Violation>>(())
+        };
+        turned_away(400).unwrap();
+        assert!(turned_away(50).unwrap_err().subject.contains("again and again"));
     }
 
     #[test]

@@ -10,10 +10,11 @@ use stormglass_runtime::{
     ConsumerName, EventId, Freshness, Image, InboxEntry, Offset, OrderingKey, OutboxRow, Pending, PendingId,
     Position, Timestamp,
 };
+use uuid::Uuid;
 
 use super::{
     facts::Fact,
-    log::{Identity, Log, LogRecord},
+    log::{Identity, Log, LogRecord, order_of},
     world::Tables,
 };
 
@@ -97,6 +98,23 @@ impl Queued {
     pub fn died(&self) -> bool {
         let dead = |row: &Option<Rc<Pending>>| row.as_ref().is_some_and(|row| row.dead_at.is_some());
         dead(&self.after) && !dead(&self.before)
+    }
+
+    /// Whether a dead letter was put back into the queue.
+    pub fn redriven(&self) -> bool {
+        let dead = |row: &Option<Rc<Pending>>| row.as_ref().map(|row| row.dead_at.is_some());
+        dead(&self.before) == Some(true) && dead(&self.after) == Some(false)
+    }
+
+    /// Whether a dead letter was deleted.
+    pub fn discarded(&self) -> bool {
+        self.after.is_none() && self.before.as_ref().is_some_and(|row| row.dead_at.is_some())
+    }
+
+    /// The order that the row is about: a timer has a key of its own, but its record is keyed by the order.
+    pub fn order(&self) -> Option<Uuid> {
+        let row = self.after.as_ref().or(self.before.as_ref())?;
+        order_of(&row.record.key.clone().map_or_else(|| row.id.key.clone(), OrderingKey))
     }
 
     /// Whether the intent to call commits here.

@@ -1,9 +1,12 @@
-//! I5 `legal-states`: every lifecycle moves only along its own edges, and only for its reason.
+//! I5 `legal-states`: every lifecycle moves only along its own edges, only for its reason, and tells whoever waits for it.
+//!
+//! What a state tells commits with it, also where a service gives up: or those who wait would do so until their deadline.
 
+use stormglass_runtime::{OrderingKey, OutboxRow, Pending};
 use uuid::Uuid;
 
 use super::{
-    Commit, Fact, Invariant, RowChange, Rule, Verdict, Violation, World,
+    Commit, Fact, Invariant, OrderState, Queued, RowChange, Rule, Verdict, Violation, World,
     facts::{PaymentState, ReservationState},
     log::order_of,
 };
@@ -15,8 +18,8 @@ pub struct LegalStates;
 const RULE: Rule = Rule {
     id: "I5",
     name: "legal-states",
-    statement: "orders, payments, reservations and messages move only as allowed",
-    evidence: "every committed row change against the lifecycles' edges",
+    statement: "orders, payments, reservations and messages move only as allowed, and tell where they have come to",
+    evidence: "every committed row change against the lifecycles' edges, and against the events of its transaction",
 };
 
 /// The lifecycles, as edges between the names of states. A row that does not exist is `nothing`.
@@ -51,7 +54,9 @@ impl Invariant for LegalStates {
 
     fn committed(&mut self, commit: &Commit, world: &World) -> Verdict {
         for change in &commit.rows {
-            let found = moved(change, commit).or_else(|| reason(&change.after, world));
+            let found = moved(change, commit)
+                .or_else(|| reason(&change.after, world))
+                .or_else(|| untold(change, commit));
             let Some((expected, got)) = found else { continue };
             return Err(Violation::new(
                 RULE,
@@ -61,7 +66,7 @@ impl Invariant for LegalStates {
             .expected(expected, got)
             .about(change.after.order()));
         }
-        Ok(())
+        given_up_for_good(commit, world)
     }
 }
 
@@ -151,6 +156,68 @@ fn reason(after: &Fact, world: &World) -> Broken {
     Some((format!("an order that is {needed}"), format!("one that is {state}")))
 }
 
+/// What a state tells the other services, if it tells them anything.
+fn tells(fact: &Fact) -> Option<&'static str> {
+    match fact {
+        Fact::Order(row) => match row.state {
+            OrderState::Confirmed { .. } => Some("order.confirmed"),
+            OrderState::Cancelled { .. } => Some("order.cancelled"),
+            OrderState::Foretold(_) | OrderState::Open { .. } => None,
+        },
+        Fact::Payment(row) => match row.state {
+            PaymentState::Captured(_) => Some("payment.captured"),
+            PaymentState::Declined(_) => Some("payment.declined"),
+            PaymentState::Refunded { .. } => Some("payment.refunded"),
+            PaymentState::Void | PaymentState::Asked(_) | PaymentState::RefundOwed(_) => None,
+        },
+        Fact::Reservation(row) => match row.state {
+            ReservationState::Reserved(_) => Some("stock.reserved"),
+            ReservationState::Rejected(_) => Some("stock.rejected"),
+            ReservationState::Released(_) => Some("stock.released"),
+            ReservationState::Barred | ReservationState::Sold(_) => None,
+        },
+        Fact::Stock(_) | Fact::Message(_) | Fact::Unreadable(_) => None,
+    }
+}
+
+fn untold(change: &RowChange, commit: &Commit) -> Broken {
+    let kind = tells(&change.after)?;
+    if change.before.as_deref().and_then(tells) == Some(kind) {
+        return None;
+    }
+    let order = change.after.order()?;
+    let is_told = |row: &OutboxRow| {
+        let told = row.record.headers.text("ce_type").and_then(|told| told.strip_prefix(kind));
+        told.is_some_and(|version| version.starts_with(".v"))
+            && row.record.key.clone().and_then(|key| order_of(&OrderingKey(key))) == Some(order)
+    };
+    if commit.emitted.iter().any(|row| is_told(row)) {
+        return None;
+    }
+    Some((format!("{kind} in the same transaction"), "nobody was told".to_owned()))
+}
+
+/// A charge that was asked for and dies without an answer is a payment that is declined: DESIGN 5, so that the order need
+/// not wait.
+fn given_up_for_good(commit: &Commit, world: &World) -> Verdict {
+    let is_charge = |queued: &&Queued| {
+        let calls = |row: &Option<std::rc::Rc<Pending>>| row.as_ref().is_some_and(|row| row.call.is_some());
+        queued.died()
+            && queued.consumer.as_str() == "payments"
+            && calls(&queued.before)
+            && !calls(&queued.after)
+    };
+    for order in commit.queued.iter().filter(is_charge).filter_map(Queued::order) {
+        let payment = world.tables.story(order).and_then(|rows| rows.payment.as_ref());
+        if matches!(payment.map(|payment| &payment.state), None | Some(PaymentState::Asked(_))) {
+            return Err(Violation::new(RULE, world, format!("the charge of order {order} was given up"))
+                .expected("a payment that is declined", "one that waits for its charge")
+                .about(order));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -161,11 +228,24 @@ mod tests {
         LegalStates,
     };
 
+    /// Walks through `states`, telling of each what it is to tell.
     fn walk(table: &str, states: &[serde_json::Value]) -> super::Verdict {
         let mut tale = Tale::of(LegalStates);
         tale.append(0, placed(1));
-        for state in states {
-            tale.tx("w").row(table, 1, state.clone()).commit()?;
+        for (seq, state) in (1..).zip(states) {
+            let told = match state.as_object().and_then(|state| state.keys().next()).map(String::as_str) {
+                Some("Captured") => Some("payment.captured"),
+                Some("Declined") => Some("payment.declined"),
+                Some("Refunded") => Some("payment.refunded"),
+                Some("Reserved") => Some("stock.reserved"),
+                _ => None,
+            };
+            let tx = tale.tx("w").row(table, 1, state.clone());
+            let tx = match told {
+                Some(kind) => tx.emit(seq, kind, event(kind, 1, kind)),
+                None => tx,
+            };
+            tx.commit()?;
         }
         Ok(())
     }
@@ -232,10 +312,40 @@ mod tests {
     }
 
     #[test]
+    fn payment_that_is_declined_without_a_word_is_caught() {
+        let mut tale = Tale::of(LegalStates);
+        tale.append(0, placed(1));
+        tale.tx("w")
+            .take("payments", 0)
+            .queue_call("payments", 0, 1)
+            .row("payments", 1, asked())
+            .commit()
+            .unwrap();
+        let died = tale.tx("w").change("payments", 1, |row| (row.call, row.dead_at) = (None, Some(row.due)));
+        let violation = died.row("payments", 1, json!({ "Declined": "gave-up" })).commit().unwrap_err();
+        assert_eq!(violation.got, "nobody was told");
+    }
+
+    #[test]
+    fn charge_that_dies_and_leaves_its_payment_waiting_is_caught() {
+        let mut tale = Tale::of(LegalStates);
+        tale.append(0, placed(1));
+        tale.tx("w")
+            .take("payments", 0)
+            .queue_call("payments", 0, 1)
+            .row("payments", 1, asked())
+            .commit()
+            .unwrap();
+        let died = tale.tx("w").change("payments", 1, |row| (row.call, row.dead_at) = (None, Some(row.due)));
+        assert!(died.commit().unwrap_err().subject.contains("was given up"));
+    }
+
+    #[test]
     fn order_that_leaves_its_end_is_caught() {
         let mut tale = Tale::of(LegalStates);
         tale.tx("w").order_row(1, "open").commit().unwrap();
-        tale.tx("w").order_row(1, "confirmed").commit().unwrap();
+        let end = tale.tx("w").order_row(1, "confirmed");
+        end.emit(1, "end", event("order.confirmed", 1, "end")).commit().unwrap();
         let violation = tale.tx("w").order_row(1, "cancelled").commit().unwrap_err();
         assert_eq!(violation.got, "confirmed → cancelled");
     }

@@ -92,6 +92,8 @@ pub struct Setup {
     pub after_death: BTreeMap<ConsumerName, AfterDeath>,
     /// Attempts before an event becomes a dead letter.
     pub attempts_max: u32,
+    /// After how many failures in a row a provider's circuit opens, and for how long.
+    pub circuit: (u32, Duration),
     /// In the calm, how long a partition with lag may stand still.
     pub standstill_max: Duration,
 }
@@ -107,6 +109,7 @@ impl Setup {
             takes,
             after_death: BTreeMap::new(),
             attempts_max: 8,
+            circuit: (5, Duration::from_millis(400)),
             standstill_max: Duration::from_secs(5),
         }
     }

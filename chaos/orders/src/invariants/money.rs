@@ -63,7 +63,10 @@ impl Invariant for MoneyBalanced {
                 account.refunded += amount.minor;
                 refunded_rightly(*order, account, world)
             }
-            Observed::Declined { .. } | Observed::Failed { .. } | Observed::Closed { .. } => Ok(()),
+            Observed::Declined { .. }
+            | Observed::Failed { .. }
+            | Observed::Closed { .. }
+            | Observed::TurnedAway { .. } => Ok(()),
         }
     }
 

@@ -49,7 +49,8 @@ impl Invariant for PublishedIffWritten {
         for seq in &commit.published {
             self.deleted_after_publishing(*seq, world)?;
         }
-        dead_letters_leave_a_record(commit, world)
+        dead_letters_leave_a_record(commit, world)?;
+        discarded_letters_leave_a_record(commit, world)
     }
 
     fn rewind(&mut self) {
@@ -148,6 +149,23 @@ fn dead_letters_leave_a_record(commit: &Commit, world: &World) -> Verdict {
         .about(order))
 }
 
+/// A dead letter goes for good only with the record of who discarded it.
+fn discarded_letters_leave_a_record(commit: &Commit, world: &World) -> Verdict {
+    let discarded = commit.queued.iter().filter(|queued| queued.discarded());
+    let is_audit = |row: &&Rc<OutboxRow>| {
+        row.record.headers.text("ce_type") == Some("stormglass.dead-letter-discarded")
+            && row.record.headers.text("by").is_some_and(|by| !by.is_empty())
+    };
+    let (gone, audits) = (discarded.clone().count(), commit.emitted.iter().filter(is_audit).count());
+    if gone == audits {
+        return Ok(());
+    }
+    let subject = format!("{} deleted dead letters without a word", commit.session);
+    Err(Violation::new(RULE, world, subject)
+        .expected(format!("{gone} records of who did it and why"), audits.to_string())
+        .about(discarded.filter_map(super::Queued::order).next()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{
@@ -213,6 +231,15 @@ mod tests {
         tale.tx("w").take("payments", 0).queue("payments", 0, 1).commit().unwrap();
         let violation = tale.tx("w").bury_without_record("payments", 1).commit().unwrap_err();
         assert!(violation.subject.contains("payments.dlq"), "{violation}");
+    }
+
+    #[test]
+    fn dead_letter_that_vanishes_without_an_audit_is_caught() {
+        let mut tale = one_written();
+        tale.tx("w").take("payments", 0).queue("payments", 0, 1).commit().unwrap();
+        tale.tx("w").bury("payments", 1).commit().unwrap();
+        let violation = tale.tx("w").dequeue("payments", 1).commit().unwrap_err();
+        assert!(violation.subject.contains("without a word"), "{violation}");
     }
 
     #[test]

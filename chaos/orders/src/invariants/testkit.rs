@@ -178,6 +178,12 @@ impl Tale {
         self.tell(Evidence::Provider(provider::Observed::Captured { at, key, order, amount, charge }))
     }
 
+    /// The provider turns a caller away.
+    pub fn turn_away(&mut self, in_a_row: u32) -> Verdict {
+        let at = self.now;
+        self.tell(Evidence::Provider(provider::Observed::TurnedAway { at, caller: 1, in_a_row }))
+    }
+
     pub fn refund(&mut self, order: u128, key: u128, minor: i64) -> Verdict {
         let charge = Reference::new("ch-7").expect("a reference");
         let (at, key, order, amount) = (self.now, Uuid::from_u128(key), order_id(order), euros(minor));

@@ -103,8 +103,8 @@ impl World {
         self.tables.story(order)?.order.as_ref()
     }
 
-    /// Whether a dead letter, also of a timer, excuses what did not become of the order. Those of notifications do
-    /// not: they follow the order, and nothing waits for them.
+    /// Whether a dead letter, also of a timer, excuses what did not become of the order, be it there or discarded. Those
+    /// of notifications do not: they follow the order, and nothing waits for them.
     pub fn is_stuck(&self, order: Uuid) -> bool {
         self.has_dead(order, |consumer| consumer.as_str() != NOTIFICATIONS)
     }
@@ -117,6 +117,7 @@ impl World {
     fn has_dead(&self, order: Uuid, of: impl Fn(&ConsumerName) -> bool) -> bool {
         let mut rows = self.tables.queue.iter().filter(|((consumer, _), _)| of(consumer));
         rows.any(|(_, row)| row.pending.dead_at.is_some() && row.order() == Some(order))
+            || self.tables.discarded.iter().any(|(consumer, discarded)| *discarded == order && of(consumer))
     }
 
     /// Whether `consumer` has ever committed that it is about to make a call for the order. The row may be gone by the
@@ -154,6 +155,8 @@ pub struct Tables {
     rows: BTreeMap<String, Rc<Fact>>,
     orders: BTreeMap<Uuid, OrderRows>,
     intended: BTreeSet<(ConsumerName, Uuid)>,
+    /// Of which orders dead letters were discarded, and whose.
+    discarded: BTreeSet<(ConsumerName, Uuid)>,
 }
 
 impl Tables {
@@ -170,6 +173,9 @@ impl Tables {
             self.positions.insert((moved.consumer.clone(), moved.to.partition.clone()), moved.to.offset);
         }
         for queued in &commit.queued {
+            if let (true, Some(order)) = (queued.discarded(), queued.order()) {
+                self.discarded.insert((queued.consumer.clone(), order));
+            }
             match (&queued.before, &queued.after) {
                 (_, Some(after)) => {
                     let row = QueueRow { pending: Rc::clone(after), timer: queued.timer };

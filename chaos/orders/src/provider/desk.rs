@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use stormglass_embedded::machine::Call;
+use stormglass_embedded::machine::{Call, Connection, Effect};
 use stormglass_runtime::Timestamp;
 use stormglass_sim::Dice;
 use uuid::Uuid;
@@ -75,6 +75,8 @@ pub enum Outage {
     Refuses,
     /// It takes requests and answers none; they have no effect.
     Silent,
+    /// It does what it is asked, and none of its answers arrives.
+    Mute,
 }
 
 /// What the desk does with a request that has just arrived.
@@ -83,7 +85,10 @@ pub enum Reception {
     /// It is worked on later.
     Accepted,
     /// It is turned away.
-    TurnedAway,
+    TurnedAway {
+        /// With how many before it on its connection, without one that was accepted between them.
+        in_a_row: u32,
+    },
     /// It is dropped.
     Ignored,
 }
@@ -96,6 +101,8 @@ pub struct Desk<Q> {
     dice: Dice,
     asked: BTreeMap<Uuid, u32>,
     arrivals: u64,
+    /// How many requests in a row were turned away on each connection.
+    turned_away: BTreeMap<Connection, u32>,
     work: BTreeMap<(Timestamp, u64), (Call, Q)>,
 }
 
@@ -108,6 +115,7 @@ impl<Q> Desk<Q> {
             dice,
             asked: BTreeMap::new(),
             arrivals: 0,
+            turned_away: BTreeMap::new(),
             work: BTreeMap::new(),
         }
     }
@@ -120,16 +128,17 @@ impl<Q> Desk<Q> {
     /// Takes in a request under `key`.
     pub fn receive(&mut self, now: Timestamp, (call, key): (Call, Uuid), request: Q) -> Reception {
         match self.outage {
-            Outage::None => {}
-            Outage::Refuses => return Reception::TurnedAway,
+            Outage::None | Outage::Mute => {}
+            Outage::Refuses => return self.turn_away(call.connection),
             Outage::Silent => return Reception::Ignored,
         }
         let attempt = self.asked.entry(key).or_default();
         *attempt += 1;
         let (entity, attempt) = (key.as_u128(), *attempt);
         if self.dice.chance("busy", entity, attempt, self.manners.busy) {
-            return Reception::TurnedAway;
+            return self.turn_away(call.connection);
         }
+        self.turned_away.remove(&call.connection);
         let latency = if self.dice.chance("slow", entity, attempt, self.manners.slow) {
             Duration::from_millis(self.manners.slow_ms)
         } else {
@@ -138,6 +147,17 @@ impl<Q> Desk<Q> {
         self.arrivals += 1;
         self.work.insert((now.after(latency), self.arrivals), (call, request));
         Reception::Accepted
+    }
+
+    fn turn_away(&mut self, caller: Connection) -> Reception {
+        let in_a_row = self.turned_away.entry(caller).or_default();
+        *in_a_row += 1;
+        Reception::TurnedAway { in_a_row: *in_a_row }
+    }
+
+    /// The answer to a request that was worked on, unless the desk is mute.
+    pub fn answer<A>(&self, call: Call, response: A) -> Option<Effect<A>> {
+        (self.outage != Outage::Mute).then_some(Effect::Reply(call, response))
     }
 
     /// The next request whose time has come.

@@ -124,6 +124,15 @@ pub enum Observed {
         /// Which.
         key: Uuid,
     },
+    /// A request was turned away, unread.
+    TurnedAway {
+        /// When.
+        at: Timestamp,
+        /// Whose: the number of its connection, which is one caller's for as long as it lasts.
+        caller: u64,
+        /// With how many before it, none of that caller accepted between them.
+        in_a_row: u32,
+    },
 }
 
 impl Observed {
@@ -135,7 +144,8 @@ impl Observed {
             | Observed::Declined { .. }
             | Observed::Refunded { .. }
             | Observed::Failed { .. }
-            | Observed::Closed { .. } => None,
+            | Observed::Closed { .. }
+            | Observed::TurnedAway { .. } => None,
         }
     }
 }
@@ -278,7 +288,11 @@ impl Machine for Provider {
                 self.note(now, &request);
                 self.tick(now)
             }
-            Reception::TurnedAway => vec![Effect::Reply(call, Response::Busy)],
+            Reception::TurnedAway { in_a_row } => {
+                let caller = call.connection.number;
+                self.observed.push(Observed::TurnedAway { at: now, caller, in_a_row });
+                vec![Effect::Reply(call, Response::Busy)]
+            }
             Reception::Ignored => Vec::new(),
         }
     }
@@ -291,7 +305,8 @@ impl Machine for Provider {
     fn tick(&mut self, now: Timestamp) -> Vec<Effect<Response>> {
         let mut effects = Vec::new();
         while let Some((call, request)) = self.desk.next_due(now) {
-            effects.push(Effect::Reply(call, self.work(now, request)));
+            let response = self.work(now, request);
+            effects.extend(self.desk.answer(call, response));
         }
         effects
     }
@@ -419,5 +434,13 @@ mod tests {
         assert!(provider.handle(NOW, call(), charge(7)).is_empty());
         provider.set_outage(Outage::None);
         assert_eq!(captures(&mut provider), 0);
+    }
+
+    #[test]
+    fn mute_provider_does_what_it_is_asked() {
+        let mut provider = perfect();
+        provider.set_outage(Outage::Mute);
+        assert!(provider.handle(NOW, call(), charge(7)).is_empty());
+        assert_eq!(captures(&mut provider), 1);
     }
 }
