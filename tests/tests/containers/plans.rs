@@ -29,7 +29,7 @@ async fn no_statement_scans_a_growing_table_though_it_was_prepared_when_all_were
     );
     let unbounded =
         "SELECT seq FROM pending WHERE consumer = $1 AND dead_at IS NULL ORDER BY due, key LIMIT 1";
-    let sorted = ["Sort over all that is found of pending"];
+    let sorted = ["a sort of all that is found of pending"];
     assert_eq!(faults_of(&mut connection, unbounded).await, sorted, "the judge sees a sort before a LIMIT");
 
     let typed = Client::<OrderRow>::new(&config, orders::tables()).statements();
@@ -85,7 +85,7 @@ fn judge(node: &Value, parent: &Value, faults: &mut Vec<String>) {
     if matches!(kind, "Sort" | "Incremental Sort")
         && let Some(table) = unlimited(node)
     {
-        faults.push(format!("{kind} over all that is found of {table}"));
+        faults.push(format!("a sort of all that is found of {table}"));
     }
     for child in children(node) {
         judge(child, node, faults);
