@@ -13,7 +13,7 @@ use stormglass_embedded::{
 };
 use stormglass_runtime::{Partition, Timestamp};
 
-use super::sut::{group, partition, topic};
+use super::cases::sut::{group, partition, topic};
 
 const MEMBERS: usize = 4;
 

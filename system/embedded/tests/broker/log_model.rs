@@ -15,7 +15,7 @@ use stormglass_embedded::{
 };
 use stormglass_runtime::{Offset, Timestamp};
 
-use super::sut::{partition, record};
+use super::cases::sut::{partition, record};
 
 /// One step. Producers are told apart by number; each sends its batches in order and may repeat any of them.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use stormglass_embedded::broker::{
 };
 use stormglass_runtime::{Timestamp, Watermarks};
 
-use super::sut::{group, partition, record, topic};
+use super::cases::sut::{group, partition, record, topic};
 
 #[track_caller]
 fn survives<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: T) {

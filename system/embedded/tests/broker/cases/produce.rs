@@ -2,7 +2,6 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use rstest::rstest;
 use stormglass_runtime::{Cause, Failure, Reason};
 use tokio::time::sleep;
 
@@ -16,23 +15,18 @@ const BRIEF: Tuning = Tuning {
     reset: stormglass_embedded::broker::OffsetReset::Earliest,
 };
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b9_what_never_left_is_not_done(#[case] kind: Kind) {
+pub async fn b9_what_never_left_is_not_done(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(BRIEF);
     Faults::raise(&faults.mute);
-    assert_eq!(publish(&client, "k", "lost").await, Err(Failure::NotDone(Cause::Disconnected)));
+    let lost = publish(&client, "k", "lost").await;
+    assert!(matches!(lost, Err(Failure::NotDone(Cause::Disconnected | Cause::TimedOut))), "{lost:?}");
     Faults::lower(&faults.mute);
     publish(&client, "k", "next").await.unwrap();
     assert_eq!(values(&*sut).await, ["next"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b9_without_an_answer_the_outcome_is_unknown(#[case] kind: Kind) {
+pub async fn b9_without_an_answer_the_outcome_is_unknown(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(BRIEF);
     publish(&client, "k", "first").await.unwrap();
@@ -43,10 +37,7 @@ async fn b9_without_an_answer_the_outcome_is_unknown(#[case] kind: Kind) {
     assert_eq!(values(&*sut).await, ["first", "unheard", "next"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b9_a_doubt_is_not_forgotten_over_a_later_refusal(#[case] kind: Kind) {
+pub async fn b9_a_doubt_is_not_forgotten_over_a_later_refusal(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(BRIEF);
     publish(&client, "k", "first").await.unwrap();
@@ -60,10 +51,7 @@ async fn b9_a_doubt_is_not_forgotten_over_a_later_refusal(#[case] kind: Kind) {
     assert_eq!(values(&*sut).await, ["first", "taken"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b11_a_retry_after_a_lost_ack_leaves_one_copy(#[case] kind: Kind) {
+pub async fn b11_a_retry_after_a_lost_ack_leaves_one_copy(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(Tuning::default());
     for i in 0..8 {
@@ -73,10 +61,7 @@ async fn b11_a_retry_after_a_lost_ack_leaves_one_copy(#[case] kind: Kind) {
     assert_eq!(values(&*sut).await, ["0", "1", "2", "3", "4", "5", "6", "7"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b11_a_restarted_producer_is_a_new_one_and_leaves_two(#[case] kind: Kind) {
+pub async fn b11_a_restarted_producer_is_a_new_one_and_leaves_two(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let ((before, _), (after, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
     publish(&before, "k", "twice").await.unwrap();
@@ -84,10 +69,7 @@ async fn b11_a_restarted_producer_is_a_new_one_and_leaves_two(#[case] kind: Kind
     assert_eq!(values(&*sut).await, ["twice", "twice"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b11_a_retry_at_the_next_leader_leaves_one_copy(#[case] kind: Kind) {
+pub async fn b11_a_retry_at_the_next_leader_leaves_one_copy(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(Tuning::default());
     publish(&client, "k", "first").await.unwrap();
@@ -102,35 +84,41 @@ async fn b11_a_retry_at_the_next_leader_leaves_one_copy(#[case] kind: Kind) {
     assert_eq!(values(&*sut).await, ["first", "once"]);
 }
 
-#[rstest]
-#[case::before_the_next(Kind::Embedded, false, &["first", "late", "second"])]
-#[case::behind_the_next(Kind::Embedded, true, &["first", "second"])]
-#[tokio::test(start_paused = true)]
-async fn a_batch_given_up_lands_before_what_is_published_after_it_or_never(
-    #[case] kind: Kind,
-    #[case] behind: bool,
-    #[case] expected: &[&str],
-) {
+/// When a batch that was given up arrives at last.
+enum Arrival {
+    BeforeTheNext,
+    BehindTheNext,
+}
+
+pub async fn a_batch_given_up_may_land_before_what_is_published_after_it(kind: &dyn Kind) {
+    given_up(kind, Arrival::BeforeTheNext, &["first", "late", "second"]).await;
+}
+
+pub async fn a_batch_given_up_never_lands_behind_what_is_published_after_it(kind: &dyn Kind) {
+    given_up(kind, Arrival::BehindTheNext, &["first", "second"]).await;
+}
+
+async fn given_up(kind: &dyn Kind, arrival: Arrival, expected: &[&str]) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(BRIEF);
     publish(&client, "k", "first").await.unwrap();
     Faults::raise(&faults.hold);
     assert!(matches!(publish(&client, "k", "late").await, Err(Failure::Unknown(_))));
     Faults::lower(&faults.hold);
-    if behind {
-        publish(&client, "k", "second").await.unwrap();
-        assert!(sut.deliver_held(&faults).await > 0);
-    } else {
-        assert!(sut.deliver_held(&faults).await > 0);
-        publish(&client, "k", "second").await.unwrap();
+    match arrival {
+        Arrival::BehindTheNext => {
+            publish(&client, "k", "second").await.unwrap();
+            assert!(sut.deliver_held(&faults).await > 0);
+        }
+        Arrival::BeforeTheNext => {
+            assert!(sut.deliver_held(&faults).await > 0);
+            publish(&client, "k", "second").await.unwrap();
+        }
     }
     assert_eq!(values(&*sut).await, expected);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn the_report_comes_by_the_delivery_timeout(#[case] kind: Kind) {
+pub async fn the_report_comes_by_the_delivery_timeout(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, faults) = sut.client(BRIEF);
     publish(&client, "k", "first").await.unwrap();
@@ -139,15 +127,12 @@ async fn the_report_comes_by_the_delivery_timeout(#[case] kind: Kind) {
         let begun = tokio::time::Instant::now();
         assert!(publish(&client, "k", "v").await.is_err());
         let late = begun.elapsed().saturating_sub(BRIEF.delivery_timeout);
-        assert!(late < Duration::from_millis(50), "{late:?} late");
+        assert!(late < sut.lateness(), "{late:?} late");
         Faults::lower(fault);
     }
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b12_a_record_that_expires_leaves_a_gap(#[case] kind: Kind) {
+pub async fn b12_a_record_that_expires_leaves_a_gap(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, _) = sut.client(BRIEF);
     publish(&client, "k", "1").await.unwrap();
@@ -162,40 +147,39 @@ async fn b12_a_record_that_expires_leaves_a_gap(#[case] kind: Kind) {
     assert_eq!(values(&*sut).await, ["1", "3"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b13_a_full_queue_refuses(#[case] kind: Kind) {
+/// A client may wait for room instead of refusing; what it may not do is lose one.
+pub async fn b13_a_full_queue_refuses_or_waits(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, _) = sut.client(Tuning { queue_records: 3, ..Tuning::default() });
     let records = (0..5).map(|i| record(&i.to_string(), &i.to_string())).collect();
     let results = client.publish(records).await;
     assert!(results[..3].iter().all(Result::is_ok));
-    assert_eq!(results[3..], [Err(Failure::NotDone(Cause::Busy)), Err(Failure::NotDone(Cause::Busy))]);
+    let refused = |result: &_| result == &Err(Failure::NotDone(Cause::Busy));
+    assert!(results[3..].iter().all(|result| result.is_ok() || refused(result)), "{results:?}");
     assert!(publish(&client, "k", "room again").await.is_ok());
+    let accepted = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!(values(&*sut).await.len(), accepted + 1);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b14_a_record_too_large_is_rejected_by_client_and_broker(#[case] kind: Kind) {
-    let sut = kind.start(Setup { max_record_bytes: 100, ..Setup::default() }).await;
+pub async fn b14_a_record_too_large_is_rejected_by_client_and_broker(kind: &dyn Kind) {
+    let sut = kind.start(Setup { max_record_bytes: 1_000, ..Setup::default() }).await;
     let (client, _) = sut.client(Tuning::default());
-    let large = "x".repeat(200);
+    let large = "x".repeat(2_000);
     let results =
         client.publish(vec![record("a", "1"), record("b", &large), record("b", "2"), record("c", "3")]).await;
     assert!(results[0].is_ok() && results[3].is_ok());
-    assert_eq!(results[1], Err(Failure::Rejected(Reason::TooLarge { bytes: 201, limit: 100 })));
+    let rejected = &results[1];
+    assert!(
+        matches!(rejected, Err(Failure::Rejected(Reason::TooLarge { bytes: 2_001, .. }))),
+        "{rejected:?}"
+    );
     assert_eq!(results[2], Err(Failure::NotDone(Cause::Predecessor)));
     let huge = "x".repeat(1_000_001);
     assert!(matches!(publish(&client, "k", &huge).await, Err(Failure::Rejected(Reason::TooLarge { .. }))));
     assert_eq!(values(&*sut).await, ["1", "3"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn records_behind_a_failed_one_of_their_key_are_not_sent(#[case] kind: Kind) {
+pub async fn records_behind_a_failed_one_of_their_key_are_not_sent(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, _) = sut.client(Tuning::default());
     let huge = "x".repeat(1_000_001);
@@ -209,10 +193,7 @@ async fn records_behind_a_failed_one_of_their_key_are_not_sent(#[case] kind: Kin
     assert_eq!(values(&*sut).await, ["1", "3"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn a_dropped_publish_does_not_disturb_the_next(#[case] kind: Kind) {
+pub async fn a_dropped_publish_does_not_disturb_the_next(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, _) = sut.client(Tuning::default());
     for i in 0..20u64 {

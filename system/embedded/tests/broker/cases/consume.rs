@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use rstest::rstest;
 use stormglass_runtime::Delivery;
 use tokio::time::timeout;
 
 use super::sut::*;
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn an_assigned_partition_is_silent_until_it_is_sought(#[case] kind: Kind) {
+pub async fn an_assigned_partition_is_silent_until_it_is_sought(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, _) = sut.client(Tuning::default());
     for i in 0..3 {
@@ -30,10 +26,7 @@ async fn an_assigned_partition_is_silent_until_it_is_sought(#[case] kind: Kind) 
     assert_eq!(member.values()[2..], ["0", "1", "2"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn a_paused_partition_is_silent_until_resumed_or_sought(#[case] kind: Kind) {
+pub async fn a_paused_partition_is_silent_until_resumed_or_sought(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, _) = sut.client(Tuning::default());
     let mut member = Member::join(&client).await;
@@ -55,10 +48,7 @@ async fn a_paused_partition_is_silent_until_resumed_or_sought(#[case] kind: Kind
     }
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn a_dropped_next_loses_nothing(#[case] kind: Kind) {
+pub async fn a_dropped_next_loses_nothing(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 3, ..Setup::default() }).await;
     let (client, _) = sut.client(Tuning::default());
     let mut member = Member::join(&client).await;
@@ -84,10 +74,7 @@ async fn a_dropped_next_loses_nothing(#[case] kind: Kind) {
     assert_eq!(values, (0..200).collect::<Vec<_>>());
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn reading_goes_on_while_leaders_change(#[case] kind: Kind) {
+pub async fn reading_goes_on_while_leaders_change(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 3, ..Setup::default() }).await;
     let (client, _) = sut.client(Tuning::default());
     let mut member = Member::join(&client).await;
@@ -106,10 +93,7 @@ async fn reading_goes_on_while_leaders_change(#[case] kind: Kind) {
     assert!(member.lost.is_empty());
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn an_idle_consumer_is_quiet(#[case] kind: Kind) {
+pub async fn an_idle_consumer_is_quiet(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 12, ..Setup::default() }).await;
     let (client, _) = sut.client(Tuning::default());
     let mut member = Member::join(&client).await;

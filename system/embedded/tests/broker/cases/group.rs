@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rstest::rstest;
 use stormglass_embedded::broker::{ErrorCode, Membership};
 use stormglass_runtime::{Cause, Delivery, Failure};
 use tokio::time::{Instant, sleep, timeout};
@@ -13,10 +12,7 @@ fn who(member: &str, generation: i32) -> Membership {
     Membership { group: group(), member: member.to_owned(), generation }
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b16_commits_are_neither_monotonic_nor_checked_for_ownership(#[case] kind: Kind) {
+pub async fn b16_commits_are_neither_monotonic_nor_checked_for_ownership(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 2, ..Setup::default() }).await;
     let ((a, _), (b, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
     let (mut a, mut b) = (Member::join(&a).await, Member::join(&b).await);
@@ -27,10 +23,7 @@ async fn b16_commits_are_neither_monotonic_nor_checked_for_ownership(#[case] kin
     assert_eq!(sut.committed(&group(), &others).await, Some(4));
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b17_commits_of_strangers_and_old_generations_are_fenced(#[case] kind: Kind) {
+pub async fn b17_commits_of_strangers_and_old_generations_are_fenced(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let position = partition(0).at(5);
     assert_eq!(
@@ -49,10 +42,7 @@ async fn b17_commits_of_strangers_and_old_generations_are_fenced(#[case] kind: K
     assert_eq!(sut.committed(&group(), &partition(0)).await, Some(6));
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b18_cooperative_rebalancing_revokes_only_what_moves(#[case] kind: Kind) {
+pub async fn b18_cooperative_rebalancing_revokes_only_what_moves(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 4, ..Setup::default() }).await;
     let ((one, _), (two, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
     let mut a = Member::join(&one).await;
@@ -68,10 +58,7 @@ async fn b18_cooperative_rebalancing_revokes_only_what_moves(#[case] kind: Kind)
     assert_eq!(a.revoked.len(), 2);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b18_a_rebalance_waits_for_the_revocation_but_not_beyond_its_grace(#[case] kind: Kind) {
+pub async fn b18_a_rebalance_waits_for_the_revocation_but_not_beyond_its_grace(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 2, ..Setup::default() }).await;
     let ((one, _), (two, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
     let mut a = Member::join(&one).await;
@@ -92,13 +79,11 @@ async fn b18_a_rebalance_waits_for_the_revocation_but_not_beyond_its_grace(#[cas
     assert!(begun.elapsed() >= token.grace());
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b19_a_killed_members_partitions_wait_for_its_session_a_closed_ones_do_not(#[case] kind: Kind) {
+/// A killed process is cut off before it ends: what its client would still say is not heard.
+pub async fn b19_a_killed_members_partitions_wait_for_its_session_a_closed_ones_do_not(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     for clean in [true, false] {
-        let ((one, _), (two, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
+        let ((one, faults), (two, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
         let mut a = Member::join(&one).await;
         a.until(|member| member.owned.len() == 1).await;
         let mut b = Member::join(&two).await;
@@ -107,20 +92,18 @@ async fn b19_a_killed_members_partitions_wait_for_its_session_a_closed_ones_do_n
         if clean {
             a.consumer.close().await;
         } else {
+            Faults::raise(&faults.mute);
             drop(a);
         }
         b.until(|member| member.owned.len() == 1).await;
         let waited = begun.elapsed();
-        assert_eq!(waited < Duration::from_secs(1), clean, "{waited:?}");
+        assert_eq!(waited < Duration::from_secs(2), clean, "{waited:?}");
         assert!(waited < SESSION + Duration::from_secs(2), "{waited:?}");
         b.consumer.close().await;
     }
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b20_a_consumer_that_does_not_poll_loses_its_partitions(#[case] kind: Kind) {
+pub async fn b20_a_consumer_that_does_not_poll_loses_its_partitions(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let tuning = Tuning { max_poll_interval: Duration::from_secs(10), ..Tuning::default() };
     let ((one, _), (two, _)) = (sut.client(tuning), sut.client(tuning));
@@ -136,10 +119,7 @@ async fn b20_a_consumer_that_does_not_poll_loses_its_partitions(#[case] kind: Ki
     a.until(|member| member.owned.len() == 1).await;
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b21_a_zombies_commit_fails(#[case] kind: Kind) {
+pub async fn b21_a_zombies_commit_fails(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let ((one, faults), (two, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
     let mut a = Member::join(&one).await;
@@ -155,10 +135,7 @@ async fn b21_a_zombies_commit_fails(#[case] kind: Kind) {
     a.until(|member| member.lost.len() == 1).await;
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b22_what_was_not_committed_is_delivered_to_the_next_owner(#[case] kind: Kind) {
+pub async fn b22_what_was_not_committed_is_delivered_to_the_next_owner(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, _) = sut.client(Tuning::default());
     for i in 0..3 {
@@ -174,10 +151,7 @@ async fn b22_what_was_not_committed_is_delivered_to_the_next_owner(#[case] kind:
     assert_eq!(b.values(), ["1", "2"]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b24_an_empty_groups_offsets_expire(#[case] kind: Kind) {
+pub async fn b24_an_empty_groups_offsets_expire(kind: &dyn Kind) {
     let retention = Duration::from_secs(20);
     let sut = kind.start(Setup { offsets_retention: retention, ..Setup::default() }).await;
     let (client, _) = sut.client(Tuning::default());
@@ -193,10 +167,7 @@ async fn b24_an_empty_groups_offsets_expire(#[case] kind: Kind) {
     assert_eq!(sut.committed(&group(), &partition(0)).await, None);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b28_a_group_survives_its_coordinator(#[case] kind: Kind) {
+pub async fn b28_a_group_survives_its_coordinator(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 2, ..Setup::default() }).await;
     let ((one, _), (two, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
     let (mut a, mut b) = (Member::join(&one).await, Member::join(&two).await);
@@ -212,10 +183,7 @@ async fn b28_a_group_survives_its_coordinator(#[case] kind: Kind) {
     assert_eq!((a.lost.len(), b.lost.len(), a.owned.len(), b.owned.len()), (0, 0, 1, 1));
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn b28_a_new_coordinator_loads_before_it_answers(#[case] kind: Kind) {
+pub async fn b28_a_new_coordinator_loads_before_it_answers(kind: &dyn Kind) {
     let sut = kind.start(Setup::default()).await;
     let (client, _) = sut.client(Tuning::default());
     let mut member = Member::join(&client).await;
@@ -237,10 +205,7 @@ async fn b28_a_new_coordinator_loads_before_it_answers(#[case] kind: Kind) {
     assert_eq!(answers, [Err(unavailable), Err(loading), Ok(())]);
 }
 
-#[rstest]
-#[case::embedded(Kind::Embedded)]
-#[tokio::test(start_paused = true)]
-async fn a_rebalance_storm_ends_with_every_partition_owned_once(#[case] kind: Kind) {
+pub async fn a_rebalance_storm_ends_with_every_partition_owned_once(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 5, ..Setup::default() }).await;
     let (client, _) = sut.client(Tuning::default());
     let mut stays = Member::join(&client).await;
