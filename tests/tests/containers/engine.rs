@@ -21,7 +21,7 @@ use testcontainers::{
 };
 
 /// On every container that a test starts.
-const LABEL: &str = "stormglass.test";
+pub const LABEL: &str = "stormglass.test";
 
 /// No run of the tests lasts this long: what is older was left by one that was killed.
 const ORPHANED_AFTER: Duration = Duration::from_secs(3_600);
@@ -60,7 +60,7 @@ impl Postgres {
 }
 
 /// The engine, if one answers.
-async fn engine(test: &str) -> Option<Docker> {
+pub async fn engine(test: &str) -> Option<Docker> {
     let problem = match docker_client_instance().await {
         Ok(docker) => match docker.ping().await {
             Ok(_) => return Some(docker),
@@ -75,7 +75,7 @@ async fn engine(test: &str) -> Option<Docker> {
     None
 }
 
-async fn remove_orphans(docker: &Docker) {
+pub async fn remove_orphans(docker: &Docker) {
     let filters = [("label".to_owned(), vec![LABEL.to_owned()])].into_iter().collect();
     let all = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
     let containers = docker.list_containers(Some(all)).await.expect("an engine lists its containers");

@@ -14,6 +14,7 @@ mod domain;
 mod engine;
 mod migrations;
 mod plans;
+mod rows;
 #[path = "../../../system/embedded/tests/database/sut.rs"]
 mod sut;
 mod typed;
