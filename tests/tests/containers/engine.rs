@@ -16,7 +16,7 @@ use testcontainers::{
         Docker,
         query_parameters::{ListContainersOptions, RemoveContainerOptions},
     },
-    core::{ContainerPort, WaitFor, client::docker_client_instance},
+    core::{CmdWaitFor, ContainerPort, ExecCommand, WaitFor, client::docker_client_instance},
     runners::AsyncRunner,
 };
 
@@ -35,7 +35,13 @@ pub struct Postgres {
 pub async fn postgres(test: &str) -> Option<Postgres> {
     let docker = engine(test).await?;
     remove_orphans(&docker).await;
-    let container = PostgresImage.with_label(LABEL, test).start().await.expect("postgres:15 starts");
+    let container = PostgresImage
+        .with_label(LABEL, test)
+        // As the first process of a container the server could not be stopped from inside.
+        .with_host_config_modifier(|host| host.init = Some(true))
+        .start()
+        .await
+        .expect("postgres:15 starts");
     Some(Postgres { container })
 }
 
@@ -47,8 +53,17 @@ impl Postgres {
 
     /// How to connect to its first database, as its owner.
     pub async fn options(&self) -> PgConnectOptions {
+        self.options_of(PORT).await
+    }
+
+    /// How to connect to the same on its replica.
+    pub async fn replica_options(&self) -> PgConnectOptions {
+        self.options_of(REPLICA_PORT).await
+    }
+
+    async fn options_of(&self, port: ContainerPort) -> PgConnectOptions {
         let host = self.container.get_host().await.expect("a container has a host");
-        let port = self.container.get_host_port_ipv4(PORT).await.expect("the port of a container is mapped");
+        let port = self.container.get_host_port_ipv4(port).await.expect("the port of a container is mapped");
         PgConnectOptions::new_without_pgpass()
             .host(&host.to_string())
             .port(port)
@@ -56,6 +71,59 @@ impl Postgres {
             .password(PASSWORD)
             .database("postgres")
             .ssl_mode(PgSslMode::Disable)
+    }
+}
+
+/// Where a replica keeps its data, in the container of its primary.
+const REPLICA_DATA: &str = "/var/lib/postgresql/replica";
+
+/// Signals a whole server: its postmaster, found by its data directory, and all its children.
+const SIGNAL: &str = r#"
+    postmaster=$(head -n 1 "$1/postmaster.pid")
+    for stat in /proc/[0-9]*/stat; do
+        read -r pid _ _ parent _ < "$stat" 2> /dev/null || continue
+        [ "$parent" = "$postmaster" ] && kill "-$2" "$pid"
+    done
+    kill "-$2" "$postmaster"
+"#;
+
+impl Postgres {
+    /// Starts a streaming replica beside the server, in the same container.
+    pub async fn start_replica(&self) {
+        let port = REPLICA_PORT.as_u16();
+        self.shell(&format!(
+            "cd /tmp && su postgres -c 'PATH=$PATH:/usr/lib/postgresql/15/bin
+             pg_basebackup -h 127.0.0.1 -U postgres -D {REPLICA_DATA} -R -X stream &&
+             pg_ctl -D {REPLICA_DATA} -o \"-p {port}\" -l {REPLICA_DATA}/log -w start'"
+        ))
+        .await;
+    }
+
+    /// Makes the replica a primary of its own.
+    pub async fn promote_replica(&self) {
+        self.shell(&format!(
+            "cd /tmp && su postgres -c '/usr/lib/postgresql/15/bin/pg_ctl -D {REPLICA_DATA} -w promote'"
+        ))
+        .await;
+    }
+
+    /// Sends every process of the replica a signal.
+    pub async fn signal_replica(&self, signal: &str) {
+        self.shell(&format!("sh -c '{SIGNAL}' sh {REPLICA_DATA} {signal}")).await;
+    }
+
+    /// Sends every process of the primary a signal.
+    pub async fn signal_primary(&self, signal: &str) {
+        self.shell(&format!("sh -c '{SIGNAL}' sh \"$PGDATA\" {signal}")).await;
+    }
+
+    /// Runs a command in the container, as root.
+    pub async fn shell(&self, command: &str) {
+        let command = ExecCommand::new(["sh", "-c", command]).with_cmd_ready_condition(CmdWaitFor::exit());
+        let mut done = self.container.exec(command).await.expect("the container runs");
+        let code = done.exit_code().await.expect("it has ended");
+        let said = done.stderr_to_vec().await.unwrap_or_default();
+        assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&said));
     }
 }
 
@@ -99,6 +167,7 @@ fn age_of(created_unix_s: i64) -> Duration {
 }
 
 const PORT: ContainerPort = ContainerPort::Tcp(5_432);
+const REPLICA_PORT: ContainerPort = ContainerPort::Tcp(5_433);
 const PASSWORD: &str = "storm";
 
 /// The official image, with nothing but a password.
@@ -126,6 +195,6 @@ impl Image for PostgresImage {
     }
 
     fn expose_ports(&self) -> &[ContainerPort] {
-        &[PORT]
+        &[PORT, REPLICA_PORT]
     }
 }

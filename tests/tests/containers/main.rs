@@ -12,8 +12,10 @@ mod contract;
 #[path = "../../../system/embedded/tests/database/domain.rs"]
 mod domain;
 mod engine;
+mod failures;
 mod migrations;
 mod plans;
+mod replicas;
 mod rows;
 #[path = "../../../system/embedded/tests/database/sut.rs"]
 mod sut;

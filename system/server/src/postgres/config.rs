@@ -18,7 +18,7 @@ pub struct Config {
     pub reads_per_node_max: usize,
     /// How long a transaction, or a read, waits for a connection to become free (D19).
     pub acquire_timeout: Duration,
-    /// How long connecting to one node may take.
+    /// How long connecting to one node may take, and BEGIN, which waits for nothing either.
     pub connect_timeout: Duration,
     /// `lock_timeout`: above lanes × batch time, as a hot row is held for one batch at a time.
     pub lock_timeout: Duration,

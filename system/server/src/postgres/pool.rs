@@ -78,10 +78,12 @@ impl Pool {
     /// replaced without anybody noticing.
     pub(super) async fn begin(self: &Arc<Self>) -> Result<Pooled, Failure> {
         let mut pooled = self.acquire().await?;
-        if pooled.run("BEGIN").await.is_err() {
+        // BEGIN waits for nothing on the server, so it need not be waited for as long as a statement.
+        if pooled.run("BEGIN", self.connect_timeout).await.is_err() {
             self.forget();
             pooled.connection = self.connect().await?;
-            pooled.run("BEGIN").await.map_err(|stopped| stopped.before_commit())?;
+            let begun = pooled.run("BEGIN", self.connect_timeout).await;
+            begun.map_err(|stopped| stopped.before_commit())?;
         }
         Ok(pooled)
     }
@@ -178,8 +180,8 @@ impl Stopped {
 
 impl Pooled {
     /// Executes BEGIN, COMMIT or ROLLBACK.
-    pub(super) async fn run(&mut self, command: &'static str) -> Result<(), Stopped> {
-        match timeout(self.pool.answer_timeout, sqlx::raw_sql(command).execute(&mut self.connection)).await {
+    pub(super) async fn run(&mut self, command: &'static str, limit: Duration) -> Result<(), Stopped> {
+        match timeout(limit, sqlx::raw_sql(command).execute(&mut self.connection)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Stopped::Refused(error)),
             Err(_) => Err(Stopped::Silent),

@@ -44,10 +44,10 @@ impl<R: RowSet> Transaction<R> {
             Err(_) => Failure::NotDone(Cause::TimedOut),
         };
         self.state = State::RolledBack;
-        if pooled.leads_nowhere_after(&failure) || pooled.run("ROLLBACK").await.is_err() {
+        if pooled.leads_nowhere_after(&failure) {
             pooled.close(&failure);
         } else {
-            self.connection = Some(pooled);
+            self.connection = rolled_back(pooled).await;
         }
         Err(failure)
     }
@@ -66,12 +66,13 @@ impl<R: RowSet> Session<R> for Transaction<R> {
     async fn commit(mut self: Box<Self>) -> Result<(), Failure> {
         // Without a connection COMMIT was never sent.
         let mut pooled = self.connection.take().ok_or(Failure::NotDone(Cause::Disconnected))?;
+        let limit = pooled.answer_timeout();
         match self.state {
             State::RolledBack => {
                 pooled.give_back();
                 Err(Failure::NotDone(Cause::Aborted))
             }
-            State::Open => match pooled.run("COMMIT").await {
+            State::Open => match pooled.run("COMMIT", limit).await {
                 Ok(()) => {
                     pooled.give_back();
                     Ok(())
@@ -86,13 +87,25 @@ impl<R: RowSet> Session<R> for Transaction<R> {
     }
 
     async fn rollback(mut self: Box<Self>) {
-        let Some(mut pooled) = self.connection.take() else { return };
-        match self.state {
-            State::RolledBack => pooled.give_back(),
-            State::Open => match pooled.run("ROLLBACK").await {
-                Ok(()) => pooled.give_back(),
-                Err(stopped) => pooled.close(&stopped.before_commit()),
-            },
+        let Some(pooled) = self.connection.take() else { return };
+        let clean = match self.state {
+            State::RolledBack => Some(pooled),
+            State::Open => rolled_back(pooled).await,
+        };
+        if let Some(clean) = clean {
+            clean.give_back();
+        }
+    }
+}
+
+/// The connection after a rollback, unless that failed: then it is closed.
+async fn rolled_back(mut pooled: Pooled) -> Option<Pooled> {
+    let limit = pooled.answer_timeout();
+    match pooled.run("ROLLBACK", limit).await {
+        Ok(()) => Some(pooled),
+        Err(stopped) => {
+            pooled.close(&stopped.before_commit());
+            None
         }
     }
 }

@@ -1,0 +1,157 @@
+//! A primary and its streaming replica: who answers a read, what a token asks for, and what a promotion changes.
+//!
+//! One client lives through all of it: nothing is restarted.
+
+use std::time::Duration;
+
+use sqlx::{ConnectOptions, PgConnection};
+use stormglass_runtime::{Cause, Database, Failure, Freshness, Reader, Statement, Versioned};
+use stormglass_server::postgres::{Client, Config, Tables};
+use tokio::time::Instant;
+
+use crate::{
+    domain::{Key, Row},
+    engine::{self, Postgres},
+    migrations::migrate,
+};
+
+fn stock(left: i64) -> Row {
+    Row::Stock { sku: 1, left, note: String::new() }
+}
+
+/// The one row that is read and written here; `left` tells its versions apart.
+async fn write(client: &Client<Row>, version: i64, left: i64) -> Result<(), Failure> {
+    let mut session = client.begin().await?;
+    let row = stock(left);
+    let table = "stock".to_owned();
+    let statement = match version {
+        0 => Statement::InsertRows { table, rows: vec![row] },
+        _ => Statement::UpdateRows { table, rows: vec![Versioned { row, version }] },
+    };
+    assert_eq!(session.count(statement).await?, 1);
+    session.commit().await
+}
+
+async fn read(client: &Client<Row>, at_least: Option<Freshness>) -> (i64, Freshness) {
+    let (rows, token) = client.read(vec![Key::Stock(1)], at_least).await.expect("a server is fresh enough");
+    match &rows[..] {
+        [Versioned { row: Row::Stock { left, .. }, .. }] => (*left, token),
+        other => panic!("{other:?}"),
+    }
+}
+
+struct Cluster {
+    postgres: Postgres,
+    /// Of both nodes.
+    client: Client<Row>,
+    /// Of the first node alone.
+    primary: Client<Row>,
+    /// Of the second node alone.
+    replica: Client<Row>,
+}
+
+impl Cluster {
+    async fn start(test: &str) -> Option<Self> {
+        let postgres = engine::postgres(test).await?;
+        migrate(&mut postgres.connect().await).await;
+        postgres.start_replica().await;
+        let (first, second) = (postgres.options().await, postgres.replica_options().await);
+        let client = |nodes| Client::new(&Config::new(nodes), Tables::default());
+        let primary = client(vec![first.clone()]);
+        write(&primary, 0, 10).await.expect("the primary takes writes");
+        let cluster = Self {
+            client: client(vec![second.clone(), first]),
+            primary,
+            replica: client(vec![second]),
+            postgres,
+        };
+        cluster.replica_catches_up().await;
+        Some(cluster)
+    }
+
+    async fn replica_catches_up(&self) {
+        let (_, token) = read(&self.primary, None).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.replica.read(vec![Key::Stock(1)], Some(token)).await.is_err() {
+            assert!(Instant::now() < deadline, "the replica does not catch up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn on_replica(&self, command: &'static str) {
+        let mut replica: PgConnection =
+            self.postgres.replica_options().await.connect().await.expect("the replica answers");
+        sqlx::raw_sql(command).execute(&mut replica).await.expect(command);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_answers_where_it_is_fresh_enough_and_the_primary_elsewhere() {
+    let Some(cluster) = Cluster::start("fresh reads").await else { return };
+    let Cluster { client, primary, replica, .. } = &cluster;
+    cluster.on_replica("SELECT pg_wal_replay_pause()").await;
+    let (_, old) = read(client, None).await;
+    write(client, 1, 9).await.expect("the primary is found");
+    assert_eq!(read(client, None).await.0, 10, "a replica answers, and it is behind");
+    assert_eq!(read(client, Some(old)).await.0, 10, "it is as fresh as its own token");
+    let (left, token) = read(primary, None).await;
+    assert_eq!(left, 9);
+    let (left, again) = read(client, Some(token)).await;
+    assert_eq!(left, 9, "the primary answers what the replica cannot");
+    assert!(again >= token);
+    let behind = replica.read(vec![Key::Stock(1)], Some(token)).await.err();
+    assert_eq!(behind, Some(Failure::NotDone(Cause::Busy)));
+    let writing = replica.begin().await.err();
+    assert_eq!(writing, Some(Failure::NotDone(Cause::ReadOnly)), "a standby takes no writes (D18)");
+    cluster.on_replica("SELECT pg_wal_replay_resume()").await;
+    cluster.replica_catches_up().await;
+    assert_eq!(read(replica, Some(token)).await.0, 9);
+}
+
+#[tokio::test]
+async fn a_silent_replica_delays_one_read_and_not_the_next() {
+    let Some(cluster) = Cluster::start("silent replica").await else { return };
+    assert_eq!(read(&cluster.client, None).await.0, 10);
+    cluster.postgres.signal_replica("STOP").await;
+    write(&cluster.client, 1, 9).await.expect("the primary does not need its replica");
+    let limit = Config::new(Vec::new()).replica_timeout;
+    let began = Instant::now();
+    assert_eq!(read(&cluster.client, None).await.0, 9);
+    let first = began.elapsed();
+    assert!(first >= limit && first < limit * 4, "{first:?}");
+    let began = Instant::now();
+    assert_eq!(read(&cluster.client, None).await.0, 9);
+    assert!(began.elapsed() < limit, "{:?}", began.elapsed());
+    cluster.postgres.signal_replica("CONT").await;
+}
+
+#[tokio::test]
+async fn a_promoted_replica_is_found_and_old_tokens_are_answered_on_its_timeline() {
+    let Some(cluster) = Cluster::start("promotion").await else { return };
+    let client = &cluster.client;
+    cluster.on_replica("SELECT pg_wal_replay_pause()").await;
+    write(client, 1, 9).await.expect("the primary is there");
+    let (left, lost) = read(&cluster.primary, None).await;
+    assert_eq!(left, 9);
+    let mut open = client.begin().await.expect("the primary is there");
+    cluster.postgres.signal_primary("STOP").await;
+    cluster.on_replica("SELECT pg_wal_replay_resume()").await;
+    // What was received is replayed before the end of recovery, so nothing is lost here; the timeline changes.
+    cluster.postgres.promote_replica().await;
+    let began = Instant::now();
+    while let Err(failure) = write(client, 2, 8).await {
+        assert!(failure.is_certainly_not_done(), "{failure}");
+        assert!(began.elapsed() < Duration::from_secs(60), "the new primary is not found: {failure}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (left, token) = read(client, Some(lost)).await;
+    assert_eq!(left, 8);
+    assert!(token.timeline > lost.timeline && token > lost, "{token:?} after {lost:?}");
+    // The old primary comes back, unaware: it is not what a token of the new timeline asks for.
+    cluster.postgres.signal_primary("CONT").await;
+    let refused = cluster.primary.read(vec![Key::Stock(1)], Some(token)).await.err();
+    assert_eq!(refused, Some(Failure::NotDone(Cause::Busy)));
+    assert_eq!(read(client, Some(token)).await.0, 8);
+    drop(open.execute(Statement::ReadOutbox { limit: 1 }).await);
+    open.rollback().await;
+}
