@@ -21,6 +21,17 @@ pub enum OffsetReset {
     Fail,
 }
 
+/// How a group shares out its partitions. Both are cooperative: only what moves is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupProtocol {
+    /// A member does it, with the cooperative-sticky assignor (KIP-429).
+    Classic,
+    /// The coordinator does it (KIP-848). Needs Kafka 4.0; session and heartbeats are then set at the brokers
+    /// (`group.consumer.session.timeout.ms`), and all members must use it.
+    Consumer,
+}
+
 /// Settings of a [`Kafka`](super::Kafka) client, under Kafka's names where they have one. Durations are whole
 /// milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +55,8 @@ pub struct KafkaConfig {
     pub record_bytes_max: usize,
     /// `queue.buffering.max.messages`: what waits in the producer; a publish waits for room (B13). 1 to 10,000,000.
     pub queue_records: u32,
+    /// `group.protocol`.
+    pub group_protocol: GroupProtocol,
     /// `session.timeout.ms`: how long a member may be silent before its partitions move (B19). 1,000 to 1,800,000.
     pub session_timeout_ms: u64,
     /// `heartbeat.interval.ms`. 1 to a third of `session_timeout_ms`.
@@ -78,6 +91,7 @@ impl Default for KafkaConfig {
             batch_bytes: 1_000_000,
             record_bytes_max: 1_000_000,
             queue_records: 100_000,
+            group_protocol: GroupProtocol::Classic,
             session_timeout_ms: 45_000,
             heartbeat_interval_ms: 3_000,
             max_poll_interval_ms: 300_000,
@@ -243,10 +257,6 @@ impl KafkaConfig {
         let mut consumer = self.client();
         consumer
             .set("group.id", group.as_str())
-            .set("group.protocol", "classic")
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", self.session_timeout_ms.to_string())
-            .set("heartbeat.interval.ms", self.heartbeat_interval_ms.to_string())
             .set("max.poll.interval.ms", self.max_poll_interval_ms.to_string())
             .set("coordinator.query.interval.ms", "1000")
             .set("enable.auto.commit", "false")
@@ -264,6 +274,17 @@ impl KafkaConfig {
             // Of one partition each: every partition has a queue of its own here.
             .set("queued.min.messages", "100000")
             .set("queued.max.messages.kbytes", (self.prefetch_bytes / 1_000).max(1).to_string());
+        match self.group_protocol {
+            GroupProtocol::Classic => consumer
+                .set("group.protocol", "classic")
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                .set("session.timeout.ms", self.session_timeout_ms.to_string())
+                .set("heartbeat.interval.ms", self.heartbeat_interval_ms.to_string()),
+            // librdkafka refuses what is the brokers' to set.
+            GroupProtocol::Consumer => {
+                consumer.set("group.protocol", "consumer").set("group.remote.assignor", "uniform")
+            }
+        };
         consumer
     }
 }

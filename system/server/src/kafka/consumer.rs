@@ -11,8 +11,9 @@
 //!
 //! **Assignments are ours.** An assignment is acknowledged with an empty list: the group goes on, and nothing is
 //! fetched. The first seek adds the partition at its offset, so no committed offset is ever asked for. Later ones are
-//! seeks, repeated until librdkafka has taken them, and nothing is handed out before. (Removing and adding it again
-//! would be taken for the answer to a revocation that is under way.)
+//! seeks, repeated until librdkafka has taken them, and nothing is handed out before. (Removing and adding it again,
+//! which is left for a partition that librdkafka has stopped fetching, would be taken for the answer to a revocation
+//! that is under way.)
 //!
 //! **Revocations** are answered when the token is dropped or its time is up; until then librdkafka keeps heartbeating
 //! and holds the rebalance open. It stops fetching for all of the member's partitions meanwhile, and what it had read
@@ -26,18 +27,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rdkafka::{
-    Message, Offset as KafkaOffset, TopicPartitionList,
+    Message,
     config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, CommitMode, Consumer as _, base_consumer::PartitionQueue},
-    error::KafkaError,
-    message::{BorrowedMessage, Headers as _},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode},
 };
 use stormglass_runtime::{
-    Assignment, Cause, Consumer, ConsumerName, Delivered, Delivery, Failure, Headers, Offset, Partition,
-    Position, Record, Revocation, Topic,
+    Assignment, Cause, Consumer, ConsumerName, Delivery, Failure, Partition, Position, Revocation, Topic,
 };
 use tokio::{
     sync::oneshot,
@@ -46,16 +44,16 @@ use tokio::{
 
 use super::{
     config::KafkaConfig,
-    ear::{Ear, Heard, say},
+    ear::{Ear, Heard},
+    held::{self, Held},
     outcome::{code_of, of_commit, of_notice},
     producer::spawn_thread,
     questions::Questions,
+    reading::{self, Reading, delivered_of, list},
 };
 
 /// How long an idle member waits before it polls all the same: librdkafka counts polls, not what they bring.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a seek may take before it is tried again; it is answered by a thread of this process.
-const SEEK: Duration = Duration::from_millis(200);
 /// How long a seek that librdkafka could not take yet is left alone.
 const SEEK_AGAIN: Duration = Duration::from_millis(20);
 /// Bytes in one delivery at most; one record always fits.
@@ -78,23 +76,6 @@ pub(super) struct Member {
     left: Option<oneshot::Sender<()>>,
     /// Where the next delivery begins, so that every partition comes first in turn.
     turn: usize,
-}
-
-/// One partition of ours.
-#[derive(Default)]
-struct Reading {
-    /// There once it was sought.
-    queue: Option<PartitionQueue<Ear>>,
-    /// Sought, and not yet taken on by librdkafka.
-    wanted: Option<Offset>,
-    paused: bool,
-}
-
-/// A revocation that waits for its token. The worker has been told, and has them no more.
-struct Held {
-    partitions: Vec<(Partition, Reading)>,
-    released: oneshot::Receiver<()>,
-    deadline: Instant,
 }
 
 impl Member {
@@ -140,9 +121,6 @@ impl Member {
                 None if ear.calls() == calls => break,
                 None => {}
             }
-        }
-        if self.is_released() {
-            self.give_up();
         }
     }
 
@@ -206,35 +184,27 @@ impl Member {
         self.give_up();
         let revoked = self.forget(partitions);
         if revoked.is_empty() {
-            self.unassign(&revoked);
+            held::unassign(&self.client, &revoked);
             return None;
         }
-        let (token, released) = Revocation::new(Duration::from_millis(self.config.revocation_grace_ms));
-        let deadline = Instant::now() + token.grace();
         let told = names(&revoked);
-        self.revoking = Some(Held { partitions: revoked, released, deadline });
+        let (token, released) = Revocation::new(Duration::from_millis(self.config.revocation_grace_ms));
+        self.revoking = Some(Held::hold(&self.client, revoked, (token.grace(), released)));
         Some(Delivery::Revoking(told, token))
     }
 
     fn lose(&mut self, partitions: &[Partition]) -> Option<Delivery> {
         self.give_up();
         let lost = self.forget(partitions);
-        self.unassign(&lost);
+        held::unassign(&self.client, &lost);
         (!lost.is_empty()).then(|| Delivery::Lost(names(&lost)))
     }
 
-    /// Lets the rebalance go on.
+    /// Lets a rebalance go on that is still held open.
     fn give_up(&mut self) {
         if let Some(held) = self.revoking.take() {
-            self.unassign(&held.partitions);
+            held.give_up(&self.client);
         }
-    }
-
-    /// Whether the rebalance may go on by now.
-    fn is_released(&mut self) -> bool {
-        let Some(held) = &mut self.revoking else { return false };
-        let waits = held.released.try_recv() == Err(oneshot::error::TryRecvError::Empty);
-        !waits || held.deadline <= Instant::now()
     }
 
     /// Forgets partitions, and returns those that the worker knew of.
@@ -245,26 +215,23 @@ impl Member {
         partitions.iter().filter_map(|partition| self.owned.remove_entry(partition)).collect()
     }
 
-    /// Removes what was fetched; this also answers a revocation, and must be called for it in any case.
-    fn unassign(&self, partitions: &[(Partition, Reading)]) {
-        let fetched = partitions.iter().filter(|(_, reading)| reading.queue.is_some());
-        let list = list(fetched.map(|(partition, _)| partition.at(0)));
-        say(self.client.incremental_unassign(&list), "the partitions are given up");
-    }
-
     /// Seeks where librdkafka has not taken the position on yet. Whether some are left.
     fn reposition(&mut self) -> bool {
         let mut left = false;
         for (partition, reading) in &mut self.owned {
-            if let Some(offset) = reading.wanted {
-                let taken = match &reading.queue {
-                    Some(_) => seek_again(&self.client, partition, offset),
-                    None => begin(&self.client, partition, offset).map(|queue| reading.queue = Some(queue)),
-                };
-                match taken {
-                    Some(()) => reading.wanted = None,
-                    None => left = true,
+            let Some(offset) = reading.wanted else { continue };
+            let taken = match &reading.queue {
+                None => {
+                    reading::begin(&self.client, partition, offset).map(|queue| reading.queue = Some(queue))
                 }
+                Some(_) if !reading.stopped => reading::seek(&self.client, partition, offset),
+                // It would be taken for the answer.
+                Some(_) if self.revoking.as_ref().is_some_and(Held::waits) => None,
+                Some(_) => reading::restart(&self.client, partition, offset),
+            };
+            match taken {
+                Some(()) => (reading.wanted, reading.stopped) = (None, false),
+                None => left = true,
             }
         }
         left
@@ -274,7 +241,7 @@ impl Member {
     fn read(&mut self) -> Option<Delivery> {
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn % self.owned.len().max(1);
-        let mut delivered = Vec::new();
+        let (mut delivered, mut stopped) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         for (partition, reading) in self.owned.iter().skip(first).chain(self.owned.iter().take(first)) {
             let Some(queue) = reading.readable() else { continue };
@@ -285,9 +252,19 @@ impl Member {
                         bytes += record.record.size();
                         delivered.push(record);
                     }
-                    Some(Err(error)) => self.noticed = notice(&error).or(self.noticed.take()),
+                    Some(Err(error)) => {
+                        self.noticed = notice(&error).or(self.noticed.take());
+                        if code_of(&error) == RDKafkaErrorCode::AutoOffsetReset {
+                            stopped.push(partition.clone());
+                        }
+                    }
                     None => break,
                 }
+            }
+        }
+        for partition in stopped {
+            if let Some(reading) = self.owned.get_mut(&partition) {
+                reading.stopped = true;
             }
         }
         (!delivered.is_empty()).then_some(Delivery::Records(delivered))
@@ -308,15 +285,8 @@ impl Member {
         tokio::select! { biased;
             Some((asked, assigned)) = self.arrivals.next() => self.arrive(asked, assigned),
             () = woken.notified() => None,
-            () = released(&mut self.revoking) => None,
             () = sleep(again) => None,
         }
-    }
-}
-
-impl Reading {
-    fn readable(&self) -> Option<&PartitionQueue<Ear>> {
-        self.queue.as_ref().filter(|_| !self.paused && self.wanted.is_none())
     }
 }
 
@@ -357,7 +327,6 @@ impl Consumer for Member {
             }
             tokio::select! { biased;
                 () = woken.notified() => {}
-                () = released(&mut self.revoking) => {}
                 () = sleep_until(deadline) => return Err(Failure::Unknown(Cause::TimedOut)),
                 () = sleep(IDLE) => {}
             }
@@ -425,50 +394,7 @@ fn leave(mut client: Arc<BaseConsumer<Ear>>) {
             // Whoever dropped the member is about to let go.
             Err(shared) => client = shared,
         }
-        std::thread::yield_now();
-    }
-}
-
-/// Resolves when the token is dropped or its time is up.
-async fn released(held: &mut Option<Held>) {
-    match held {
-        Some(held) => tokio::select! { biased;
-            // An error is the drop.
-            _ = &mut held.released => {}
-            () = sleep_until(held.deadline) => {}
-        },
-        None => std::future::pending().await,
-    }
-}
-
-/// Adds a partition at its first offset. `None`: not now.
-fn begin(
-    client: &Arc<BaseConsumer<Ear>>,
-    partition: &Partition,
-    offset: Offset,
-) -> Option<PartitionQueue<Ear>> {
-    let index = i32::try_from(partition.index).ok()?;
-    let mut queue = client.split_partition_queue(partition.topic.as_str(), index)?;
-    let woken = Arc::clone(&client.context().woken);
-    queue.set_nonempty_callback(move || woken.notify_one());
-    let assigned = client.incremental_assign(&list([partition.at(offset)]));
-    say_or(assigned, queue, "the partition is fetched")
-}
-
-/// Moves a partition that is being fetched. `None`: not now.
-fn seek_again(client: &BaseConsumer<Ear>, partition: &Partition, offset: Offset) -> Option<()> {
-    let sought = client.seek_partitions(list([partition.at(offset)]), SEEK);
-    let taken = sought.and_then(|answers| answers.elements().iter().try_for_each(|element| element.error()));
-    say_or(taken, (), "the partition is sought")
-}
-
-fn say_or<T>(result: Result<(), KafkaError>, value: T, what: &str) -> Option<T> {
-    match result {
-        Ok(()) => Some(value),
-        Err(error) => {
-            tracing::debug!(%error, "not now: {what}");
-            None
-        }
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
@@ -480,36 +406,4 @@ fn notice(error: &KafkaError) -> Option<Failure> {
 
 fn names(partitions: &[(Partition, Reading)]) -> Vec<Partition> {
     partitions.iter().map(|(partition, _)| partition.clone()).collect()
-}
-
-fn list(positions: impl IntoIterator<Item = Position>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for Position { partition, offset } in positions {
-        let index = i32::try_from(partition.index).unwrap_or(i32::MAX);
-        say(
-            list.add_partition_offset(partition.topic.as_str(), index, KafkaOffset::Offset(offset)),
-            "a position is added to a list",
-        );
-    }
-    list
-}
-
-/// A record of ours. Key, headers and value share one buffer.
-fn delivered_of(partition: &Partition, message: &BorrowedMessage<'_>) -> Delivered {
-    let (key, value) = (message.key(), message.payload().unwrap_or_default());
-    let count = message.headers().map_or(0, |headers| headers.count());
-    let headers = || message.headers().into_iter().flat_map(|headers| headers.iter());
-    let bytes = headers().map(|header| header.value.map_or(0, <[u8]>::len)).sum::<usize>();
-    let mut buffer = Vec::with_capacity(key.map_or(0, <[u8]>::len) + bytes + value.len());
-    buffer.extend_from_slice(key.unwrap_or_default());
-    headers().for_each(|header| buffer.extend_from_slice(header.value.unwrap_or_default()));
-    buffer.extend_from_slice(value);
-    let mut rest = Bytes::from(buffer);
-    let key = key.map(|key| rest.split_to(key.len()));
-    let mut named = Headers(Vec::with_capacity(count));
-    for header in headers() {
-        named.push(header.key, rest.split_to(header.value.map_or(0, <[u8]>::len)));
-    }
-    let record = Record { topic: partition.topic.clone(), key, headers: named, value: rest };
-    Delivered { at: partition.at(message.offset()), record }
 }

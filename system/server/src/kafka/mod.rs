@@ -2,7 +2,7 @@
 //!
 //! What the ports promise is written there (`stormglass_runtime::Broker`); how it is kept stands in the files here:
 //! the order of a key over failures in `producer.rs` and `call.rs`, membership and rebalances in `consumer.rs` and
-//! `ear.rs`, *did it happen?* in `outcome.rs` alone. Every setting is written down in `config.rs`.
+//! `ear.rs`, `held.rs`, `reading.rs`, *did it happen?* in `outcome.rs` alone. Every setting is written down in `config.rs`.
 //!
 //! Left out: transactions (effects are made once by the inbox, DESIGN G1), committed offsets as a place to start from
 //! (positions are rows, G3), and TLS, which librdkafka is built without here.
@@ -11,11 +11,13 @@ mod call;
 mod config;
 mod consumer;
 mod ear;
+mod held;
 mod log;
 mod outcome;
 mod persistence;
 mod producer;
 mod questions;
+mod reading;
 mod topics;
 
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use stormglass_runtime::{
 };
 use thiserror::Error;
 
-pub use config::{KafkaConfig, OffsetReset};
+pub use config::{GroupProtocol, KafkaConfig, OffsetReset};
 pub use topics::{Created, NewTopic};
 
 use self::{consumer::Member, producer::ProducerCore, questions::Questions};

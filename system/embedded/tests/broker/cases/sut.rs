@@ -160,7 +160,11 @@ pub async fn read_all(sut: &dyn Sut, from: Offset) -> BTreeMap<Partition, Vec<(O
     let (client, _) = sut.client(Tuning::default());
     let mut member = Member::join_as(&client, &ConsumerName::from(name.as_str())).await;
     member.from = from;
-    member.run(Duration::from_secs(8)).await;
+    let quiet = async {
+        // A partition is handed out once its leader answers; before that, silence says nothing.
+        while timeout(Duration::from_secs(2), member.step()).await.is_ok() || member.owned.is_empty() {}
+    };
+    timeout(LONG, quiet).await.unwrap();
     let mut read: BTreeMap<Partition, Vec<(Offset, String)>> = BTreeMap::new();
     for (at, value) in member.seen.drain(..) {
         read.entry(at.partition).or_default().push((at.offset, value));
