@@ -28,6 +28,11 @@ baseline *ARGS:
 power *ARGS:
     cargo chaos power {{ ARGS }}
 
+# Describes the SQL of system/server anew, against a migrated database: after a change of a statement or a migration.
+sqlx-prepare URL:
+    rm -rf system/server/.sqlx && mkdir system/server/.sqlx && touch system/server/src/lib.rs
+    DATABASE_URL={{ URL }} SQLX_OFFLINE=false SQLX_OFFLINE_DIR={{ justfile_directory() }}/system/server/.sqlx cargo check --package stormglass-server
+
 # The documentation of every crate.
 doc *ARGS:
     cargo doc --workspace --no-deps {{ ARGS }}

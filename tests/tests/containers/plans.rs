@@ -3,8 +3,13 @@
 //! No statement may read a table that grows but by an index and a condition on it, or in the order of an index as far as
 //! a LIMIT goes. Judged are the plans of the statements as the adapter prepares them, under its own session settings.
 
+use std::{collections::BTreeMap, path::Path};
+
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _};
+use sqlx::{
+    AssertSqlSafe, Column as _, Connection, Executor as _, PgConnection, Row as _, SqlSafeStr,
+    Statement as _, TypeInfo as _,
+};
 use stormglass_orders::Row as OrderRow;
 use stormglass_runtime::RowSet;
 use stormglass_server::postgres::{Client, Config, Tables, orders};
@@ -41,6 +46,41 @@ async fn no_statement_scans_a_growing_table_though_it_was_prepared_when_all_were
         faults.extend(found.into_iter().map(|fault| format!("{name}: {fault}")));
     }
     assert_eq!(faults, Vec::<String>::new());
+}
+
+/// The checked macros are built from `.sqlx`: it must say of each statement what the schema says today.
+#[tokio::test]
+async fn the_committed_descriptions_of_statements_are_those_of_the_schema() {
+    let Some(postgres) = engine::postgres("descriptions of statements").await else { return };
+    let mut connection = postgres.connect().await;
+    migrate(&mut connection).await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../system/server/.sqlx");
+    let mut described = BTreeMap::new();
+    for file in std::fs::read_dir(folder).expect("the descriptions are committed") {
+        let text = std::fs::read_to_string(file.expect("a file").path()).expect("a readable file");
+        let description: Value = serde_json::from_str(&text).expect("JSON");
+        let query = description["query"].as_str().expect("a query").to_owned();
+        described.insert(query, description["describe"].clone());
+    }
+    let config = Config::new(vec![postgres.options().await]);
+    let domain = Client::<Row>::new(&config, Tables::default()).statements();
+    let runtime: BTreeMap<_, _> = domain.into_iter().filter(|(name, _)| !name.contains(" of ")).collect();
+    for (name, sql) in &runtime {
+        let committed = described.remove(sql).unwrap_or_else(|| panic!("{name} has no description"));
+        let prepared =
+            connection.prepare(AssertSqlSafe(sql.clone()).into_sql_str()).await.expect("it is valid");
+        let today = prepared.columns().iter().map(|column| (column.name(), column.type_info().name()));
+        let columns = committed["columns"].as_array().expect("a list");
+        let then = columns.iter().map(|column| (&column["name"], &column["type_info"]));
+        let then = then.map(|(name, kind)| (name.as_str().unwrap_or(""), kind.as_str().unwrap_or("")));
+        let upper = |(name, kind): (&str, &str)| (name.to_owned(), kind.to_uppercase());
+        assert_eq!(today.map(upper).collect::<Vec<_>>(), then.map(upper).collect::<Vec<_>>(), "{name}");
+    }
+    assert_eq!(
+        described.into_keys().collect::<Vec<_>>(),
+        Vec::<String>::new(),
+        "descriptions of no statement"
+    );
 }
 
 /// What is wrong with the plan of a statement.

@@ -34,15 +34,14 @@ async fn every_state_of_every_row_is_read_as_it_was_written() {
 /// Each row under a key of its own, then each in the place of the one before it.
 async fn inserted_and_updated(client: &Client<Row>, rows: Vec<Row>) {
     let table = Row::table(&rows[0].key()).to_owned();
-    let (first, last) = (rows[0].clone(), rows.len() - 1);
+    let first = rows[0].clone();
     let keys: Vec<RowKey> = rows.iter().map(Row::key).collect();
     let mut session = client.begin().await.expect("a connection is free");
     let insert = Statement::InsertRows { table: table.clone(), rows: rows.clone() };
     assert_eq!(session.count(insert).await, Ok(rows.len() as u64), "{table}");
     assert_eq!(sorted(locked(&mut session, &table, keys.clone()).await), at(1, rows.clone()), "{table}");
-    for version in 1..=last {
-        let row = moved(&rows[version], &first);
-        let row = Versioned { row, version: i64::try_from(version).expect("few rows") };
+    for (version, next) in (1..).zip(&rows[1..]) {
+        let row = Versioned { row: moved(next, &first), version };
         let update = Statement::UpdateRows { table: table.clone(), rows: vec![row.clone()] };
         assert_eq!(session.count(update).await, Ok(1), "{table}");
         let updated = locked(&mut session, &table, vec![first.key()]).await;

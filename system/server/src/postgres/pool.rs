@@ -90,7 +90,11 @@ impl Pool {
 
     /// A connection without a transaction.
     pub(super) async fn acquire(self: &Arc<Self>) -> Result<Pooled, Failure> {
-        let permit = self.permit().await?;
+        self.with(self.permit(self.acquire_timeout).await?).await
+    }
+
+    /// A connection for who has a permit.
+    pub(super) async fn with(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<Pooled, Failure> {
         let idle = self.idle().pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -99,8 +103,9 @@ impl Pool {
         Ok(Pooled { pool: Arc::clone(self), connection, permit })
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        match timeout(self.acquire_timeout, Arc::clone(&self.permits).acquire_owned()).await {
+    /// Leave to use one connection.
+    pub(super) async fn permit(&self, limit: Duration) -> Result<OwnedSemaphorePermit, Failure> {
+        match timeout(limit, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             // The semaphore is never closed.
             Ok(Err(_)) => Err(Failure::NotDone(Cause::Busy)),

@@ -9,7 +9,10 @@ use std::sync::{
 };
 
 use stormglass_runtime::{Cause, Failure, Freshness, RowSet, Scan, Versioned};
-use tokio::time::{Duration, Instant, timeout};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Duration, Instant, timeout},
+};
 
 use super::{
     config::Config,
@@ -141,12 +144,17 @@ impl Node {
         question: &Question<'_, R>,
         asked: Asked,
     ) -> Result<Answer<R>, Elsewhere> {
-        let answered = match timeout(limit, self.ask(question, asked)).await {
+        if asked == Asked::Standby && self.known().role == Role::Primary {
+            return Err(Elsewhere::IsPrimary);
+        }
+        // Too many reads at once are no fault of the node's.
+        let permit = self.pool.permit(limit).await.map_err(|_| Elsewhere::Failed(Cause::Busy))?;
+        let answered = match timeout(limit, self.ask(permit, question, asked)).await {
             Ok(answered) => answered,
             Err(_) => Err(Elsewhere::Failed(Cause::TimedOut)),
         };
         match &answered {
-            // Behind, or with all its connections in use: that passes sooner.
+            // Behind, or refusing connections for now: that passes sooner.
             Err(Elsewhere::Failed(Cause::Busy)) => {}
             Err(Elsewhere::Failed(_)) => {
                 let until = Some(Instant::now() + PASSED_OVER);
@@ -157,11 +165,13 @@ impl Node {
         answered
     }
 
-    async fn ask<R: RowSet>(&self, question: &Question<'_, R>, asked: Asked) -> Result<Answer<R>, Elsewhere> {
-        if asked == Asked::Standby && self.known().role == Role::Primary {
-            return Err(Elsewhere::IsPrimary);
-        }
-        let mut pooled = self.pool.acquire().await?;
+    async fn ask<R: RowSet>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        question: &Question<'_, R>,
+        asked: Asked,
+    ) -> Result<Answer<R>, Elsewhere> {
+        let mut pooled = self.pool.with(permit).await?;
         match self.ask_on(&mut pooled, question, asked).await {
             Ok(answer) => {
                 pooled.give_back();

@@ -1,6 +1,7 @@
 //! The vocabulary of the store port, one SQL statement each, as documented on [`Statement`].
 //!
-//! The SQL stands in `../sql`, checked against the schema when it is compiled. Every statement takes whole batches as
+//! The SQL stands in `../sql`, checked when it is compiled against the schema as `.sqlx` describes it (`just sqlx-prepare`
+//! describes it anew, a container test holds it to the migrations). Every statement takes whole batches as
 //! arrays, sorted here as the port sorts them: `unnest` keeps their order, so it is the order of the locks. `LATERAL`
 //! fixes the plan where a join could be turned around, since a plan made for empty tables stays.
 //!
