@@ -4,6 +4,7 @@
 //! production services of `stormglass-orders`, and the [`invariants`] judge it by what its hosts have logged.
 
 mod certainty;
+mod check;
 pub mod client;
 mod duty;
 pub mod hosts;

@@ -8,6 +8,7 @@ use crate::{
     provider::{Manners, Outage},
     scenarios::{Provider, SWARM, Scenario},
     shape::{Away, BROKERS, CONSUMERS, DATABASES, Replication, Rollout, Shape},
+    workload::TENANTS,
 };
 
 /// When the storm ends and the calm begins, in simulated milliseconds.
@@ -15,9 +16,6 @@ pub const STORM_MS: u64 = 5_000;
 
 /// No fault begins before this: the first members need to have joined.
 const FIRST_STRIKE_MS: u64 = 400;
-
-/// Orders are expected to ask for this many units on average.
-const UNITS_PER_ORDER: u64 = 3;
 
 /// What the seed decided, before the workload is drawn.
 pub struct Plan {
@@ -61,7 +59,7 @@ fn shape(scenario: &Scenario, dice: Dice, orders: u64) -> Shape {
         batch_records: between("batch", 16, 64),
         attempts_max: between("attempts", 2, 8),
         skus: u32::try_from(skus).unwrap_or(u32::MAX),
-        stock: i64::try_from(orders * UNITS_PER_ORDER * supply / 100 / skus).unwrap_or(i64::MAX),
+        stock: shelf(orders, skus) * i64::try_from(supply).unwrap_or(i64::MAX) / 100,
         after_death: if dice.chance("hold", 0, 0, 0.7) { AfterDeath::Hold } else { AfterDeath::Skip },
         replication: if dice.chance("asynchronous", 0, 0, scenario.asynchronous) {
             Replication::Asynchronous
@@ -73,6 +71,13 @@ fn shape(scenario: &Scenario, dice: Dice, orders: u64) -> Shape {
         manners: manners(scenario, dice),
         away: away(scenario, dice),
     }
+}
+
+/// What is expected to be asked of one shelf. An order has one line or two, of two units on average; each tenant has
+/// shelves of its own.
+fn shelf(orders: u64, skus: u64) -> i64 {
+    let units = orders * (1 + skus.min(2));
+    i64::try_from(units.div_ceil(skus * TENANTS.len() as u64)).unwrap_or(i64::MAX)
 }
 
 fn manners(scenario: &Scenario, dice: Dice) -> Manners {
@@ -106,7 +111,7 @@ fn away(scenario: &Scenario, dice: Dice) -> Option<Away> {
 /// The classes of this run: the scenario's own, and whichever of the others the seed includes.
 fn swarm(scenario: &Scenario, dice: Dice) -> Vec<FaultClass> {
     let includes = |class: FaultClass, odds: f64| {
-        scenario.certain.contains(&class) || dice.chance("swarm", class as u128, 0, odds)
+        scenario.always.contains(&class) || dice.chance("swarm", class as u128, 0, odds)
     };
     SWARM.iter().filter(|(class, odds)| includes(*class, *odds)).map(|(class, _)| *class).collect()
 }
@@ -236,4 +241,35 @@ impl Draw<'_> {
 
 fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        scenarios,
+        workload::{self, Action},
+    };
+
+    #[test]
+    fn in_a_rush_every_storm_runs_short() {
+        let rush = scenarios::find("rush").expect("a scenario");
+        for seed in 0..100 {
+            let Plan { shape, orders, .. } = draw(rush, seed);
+            let mut asked: BTreeMap<String, i64> = BTreeMap::new();
+            for operation in workload::draw(&shape, orders, seed) {
+                if let Action::Place(basket) = operation.action {
+                    let units: i64 = basket.lines.iter().map(|line| line.quantity).sum();
+                    *asked.entry(basket.tenant).or_default() += units;
+                }
+            }
+            assert!(
+                asked.values().any(|units| *units > shape.stock),
+                "seed {seed}: {asked:?} of {}",
+                shape.stock
+            );
+        }
+    }
 }

@@ -24,8 +24,8 @@ pub struct Scenario {
     pub rollout: Rollout,
     /// The share of storms in which commits do not wait for the replica, so that a failover may lose the last ones.
     pub asynchronous: f64,
-    /// Fault classes that strike in every storm of this kind.
-    pub certain: &'static [FaultClass],
+    /// Fault classes that every storm of this kind includes: scheduled, or drawn per port call at a rate above zero.
+    pub always: &'static [FaultClass],
 }
 
 /// How the payment provider fares in a scenario.
@@ -64,7 +64,7 @@ const USUAL: Scenario = Scenario {
     provider: Provider::Usual,
     rollout: Rollout::Settled,
     asynchronous: 0.0,
-    certain: &[],
+    always: &[],
 };
 
 /// All scenarios, in the order in which `chaos list` shows them.
@@ -72,7 +72,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "checkout",
         summary: "orders on many items, any mix of faults",
-        certain: &[Kill, PortError, LostAck, PartialCut, Redelivery],
+        always: &[Kill, PortError, LostAck, PartialCut, Redelivery],
         ..USUAL
     },
     Scenario {
@@ -80,34 +80,34 @@ pub const SCENARIOS: &[Scenario] = &[
         summary: "everybody wants the same item, and there is not enough of it",
         skus: 1..2,
         supply_percent: 30..80,
-        certain: &[PortError, Kill, Redelivery],
+        always: &[PortError, Kill, Redelivery],
         ..USUAL
     },
     Scenario {
         name: "failover",
         summary: "the database fails over to its replica, brokers lose their leaders",
         asynchronous: 0.5,
-        certain: &[Failover, LeaderLoss, LostAck],
+        always: &[Failover, LeaderLoss, LostAck],
         ..USUAL
     },
     Scenario {
         name: "rebalance",
         summary: "members come, go, freeze and wake up as zombies",
-        certain: &[RebalanceStorm, Pause, Kill],
+        always: &[RebalanceStorm, Pause, Kill],
         ..USUAL
     },
     Scenario {
         name: "provider-outage",
         summary: "the payment provider is away for seconds while orders keep coming",
         provider: Provider::Outage,
-        certain: &[LostAck, PortError],
+        always: &[LostAck, PortError],
         ..USUAL
     },
     Scenario {
         name: "deploy",
         summary: "old and new members side by side, each restarted in turn",
         rollout: Rollout::SideBySide,
-        certain: &[RebalanceStorm, Redelivery],
+        always: &[RebalanceStorm, Redelivery],
         ..USUAL
     },
 ];

@@ -120,6 +120,14 @@ impl Shape {
         if self.stock < 0 {
             return Err(("stock", "must not be negative"));
         }
+        let Manners { declined, failed, busy, slow, latency_ms_min, latency_ms_max, slow_ms: _ } =
+            self.manners;
+        if [declined, failed, busy, slow].iter().any(|rate| !(0.0..=1.0).contains(rate)) {
+            return Err(("manners", "rates are probabilities, 0 to 1"));
+        }
+        if latency_ms_min > latency_ms_max {
+            return Err(("manners", "latency_ms_min must not be above latency_ms_max"));
+        }
         Ok(())
     }
 

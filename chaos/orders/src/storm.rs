@@ -17,7 +17,7 @@ use crate::{
     client::ClientLog,
     duty::DutyLog,
     hosts::Wiring,
-    invariants::{EndState, Evidence, Judge, OrderState, Setup, Strike, Violation},
+    invariants::{EndState, Evidence, Judge, OrderState, SETTLES, Setup, Strike, Violation},
     notifier::Notifier,
     operator::{ClusterOperator, broker_hooks, database_hooks},
     plan::STORM_MS,
@@ -250,7 +250,8 @@ impl Storm {
         }
         for strike in self.world.strikes_since(self.strikes_heard) {
             self.strikes_heard += 1;
-            self.judge.observe(now, Evidence::Strike(Strike::Struck { class: strike.class, until: now }))?;
+            let struck = Strike::Struck { class: strike.class, host: strike.draw.host, until: now };
+            self.judge.observe(now, Evidence::Strike(struck))?;
         }
         Ok(self.judge.tick(now)?)
     }
@@ -273,9 +274,13 @@ impl Storm {
         if elapsed < self.settled_by {
             return Ok(false);
         }
-        // Whoever knows better than "not settled" says so: an order that cannot end, a partition that stands still.
-        self.judge()?;
-        Err(Ended::Unsettled(open))
+        // Whoever knows better than "not settled" says so: money that is not back, a partition that stands still.
+        match self.judge() {
+            Err(Ended::Violated(violation)) if violation.invariant != SETTLES => {
+                Err(Ended::Violated(violation))
+            }
+            Ok(()) | Err(_) => Err(Ended::Unsettled(open)),
+        }
     }
 
     /// What still keeps the system from rest.

@@ -11,9 +11,10 @@ use stormglass_sim::{FaultClass, Keep};
 use toml::Table;
 
 use crate::{
+    check::check,
     invariants, plan,
     scenarios::{self, SCENARIOS},
-    shape::{BROKERS, DATABASES, NOTIFIER, PROVIDER, Shape},
+    shape::Shape,
     storm::{self, Cause, Ended, Storm},
     workload::{self, Operation},
 };
@@ -99,39 +100,16 @@ fn parse<T: DeserializeOwned>(at: impl Fn() -> String, table: &Table) -> Result<
 /// Reads what the harness left to the suite, and refuses what no storm can be raised from.
 fn cause(case: &Case) -> Result<Cause, Misfit> {
     let shape: Shape = parse(|| "cluster".to_owned(), &case.cluster)?;
-    shape
-        .check()
-        .map_err(|(field, what)| Misfit { at: format!("cluster.{field}"), what: what.to_owned() })?;
     let operations = case
         .operation
         .iter()
         .enumerate()
         .map(|(index, table)| parse(|| format!("operation[{index}]"), table))
         .collect::<Result<Vec<Operation>, Misfit>>()?;
-    if let Some(index) = operations.iter().position(|operation| operation.client >= shape.clients) {
-        let what = format!("there are only {} clients, numbered from 0", shape.clients);
-        return Err(Misfit { at: format!("operation[{index}].client"), what });
-    }
-    if !case.strike.is_empty() {
-        return Err(Misfit { at: "strike".to_owned(), what: "this suite strikes by rates only".to_owned() });
-    }
-    let known = hosts(&shape);
-    for (index, fault) in case.fault.iter().enumerate() {
-        let unknown = fault.hosts.iter().chain(&fault.from).find(|host| !known.contains(host));
-        if let Some(host) = unknown {
-            let what = format!("no host is called {host}; the hosts are {}", known.join(", "));
-            return Err(Misfit { at: format!("fault[{index}].hosts"), what });
-        }
-    }
+    check(case, &shape, &operations)?;
     let mut faults = case.fault.clone();
     faults.sort_by_key(|fault| fault.at_ms);
     Ok(Cause { seed: case.seed.0, shape, operations, faults, rates: case.rates })
-}
-
-fn hosts(shape: &Shape) -> Vec<String> {
-    let servers =
-        BROKERS.iter().chain(&DATABASES).chain(&[PROVIDER, NOTIFIER]).map(|name| (*name).to_owned());
-    shape.application_hosts().into_iter().chain(shape.clients()).chain(servers).collect()
 }
 
 fn outcome(storm: &Storm, orders: usize, ended: Result<(), Ended>) -> Outcome {

@@ -223,7 +223,7 @@ impl<S: Service> Executor<S> {
         };
         self.settle_failures = self.settle_failures.saturating_add(1);
         let delay = self.shared.retry_delay("retry-settle", self.settle_failures);
-        warn!(%failure, heads = unsettled.len(), ?delay, "a settlement did not commit; it will be repeated");
+        warn!(%failure, heads = unsettled.len(), ?delay, "a settlement is not known to have committed; trying again");
         self.settle_not_before = Instant::now() + delay;
         // Behind the others: what the store rejects for ever must not fill every batch.
         self.finished.extend(unsettled);

@@ -262,7 +262,8 @@ impl<S: Service> Lane<S> {
         state.failures = state.failures.saturating_add(1);
         let delay = self.shared.retry_delay("retry-batch", state.failures);
         state.not_before = Instant::now() + delay;
-        warn!(%failure, failures = state.failures, ?delay, "a batch did not commit; it will be repeated");
+        // After `Unknown` the next try sees first whether this one took place: its positions have moved then.
+        warn!(%failure, failures = state.failures, ?delay, "a batch is not known to have committed; trying again");
     }
 
     /// Abandons what was not begun, and moves positions over what needs no transaction of its own, if that succeeds

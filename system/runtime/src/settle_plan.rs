@@ -2,8 +2,8 @@
 //!
 //! The rules of DESIGN section 5 live here. The epoch of the idempotency key grows only after the provider has
 //! definitely not done it, since providers replay a stored failure for the same key; after anything unknown the key
-//! stays. An unknown outcome never becomes a dead letter: past the budget the provider is asked, and only its word
-//! that nothing happened lets the service give up.
+//! stays. An event that has called never dies unasked: past the budget the provider says what became of its key, and
+//! only its word that nothing happened lets the service give up.
 
 use std::time::Duration;
 
@@ -200,9 +200,8 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
         match outcome {
             Outcome::Decide => self.decide(event),
             Outcome::Replied(reply) => self.conclude(event, reply),
-            Outcome::Failed(error) if self.attempts >= self.logic.attempts_max => {
-                self.die(&error, (readable(event), Last::Failed))
-            }
+            // The last attempt too: the claim beyond the budget asks about the next key. It was never used, unless the
+            // database lost the suffix that remembered it, and with it the charge that was made under it.
             Outcome::Failed(error) => self.retry(&error, epoch + 1),
             Outcome::Unknown(error) => self.retry(&error, epoch),
             Outcome::Rejected(error) => self.die(&error, (readable(event), Last::Failed)),

@@ -322,6 +322,18 @@ impl Fact {
             Fact::Stock(_) | Fact::Unreadable(_) => None,
         }
     }
+
+    /// The name of the row's state; nothing where it has none.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Fact::Order(row) => row.state.name(),
+            Fact::Payment(row) => row.state.name(),
+            Fact::Reservation(row) => row.state.name(),
+            Fact::Message(row) => row.state.name(),
+            Fact::Stock(_) => "",
+            Fact::Unreadable(_) => "unreadable",
+        }
+    }
 }
 
 /// Money as people write it: `49.99 EUR`, `500 JPY`.

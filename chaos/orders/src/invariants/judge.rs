@@ -3,16 +3,17 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use stormglass_embedded::{broker, database};
+use stormglass_orders::types::Money;
 use stormglass_runtime::{Freshness, Timestamp};
 use stormglass_sim::FaultClass;
 use uuid::Uuid;
 
 use super::{
     Commit, EndState, Evidence, Invariant, Setup, Verdict, Violation, World, accepted, accounted, attempts,
-    effects, freshness, key_order, legal, money, notified, outbox, positions, progress, saga, settles, stock,
+    effects, facts, freshness, key_order, legal, money, notified, outbox, positions, progress, saga, settles, stock,
     strikes,
 };
-use crate::client;
+use crate::{client, notifier, provider};
 
 /// How often, in simulated time, checkers look for what does not happen.
 const TICK: Duration = Duration::from_millis(250);
@@ -48,7 +49,8 @@ pub struct Judge {
     world: World,
     checkers: Vec<Box<dyn Invariant>>,
     commits: Vec<Commit>,
-    posts: Vec<(Timestamp, Uuid)>,
+    /// What those outside the system saw of orders, for their stories.
+    outside: Vec<(Timestamp, Uuid, String)>,
     ticked: Timestamp,
 }
 
@@ -60,8 +62,8 @@ impl Judge {
 
     /// A judge of some invariants only.
     pub fn with(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Self {
-        let (commits, posts) = (Vec::new(), Vec::new());
-        Judge { world: World::new(setup), checkers, commits, posts, ticked: Timestamp::default() }
+        let (commits, outside) = (Vec::new(), Vec::new());
+        Judge { world: World::new(setup), checkers, commits, outside, ticked: Timestamp::default() }
     }
 
     /// What is known so far.
@@ -78,8 +80,8 @@ impl Judge {
         let verdict = match evidence {
             Evidence::Broker(seen) => self.broker(&seen),
             Evidence::Database(seen) => self.database(seen),
-            Evidence::Provider(seen) => self.ask(|checker, world| checker.provider(&seen, world)),
-            Evidence::Notifier(seen) => self.ask(|checker, world| checker.notifier(&seen, world)),
+            Evidence::Provider(seen) => self.provider(&seen),
+            Evidence::Notifier(seen) => self.notifier(&seen),
             Evidence::Client(seen) => self.client(&seen),
             Evidence::Strike(strike) => {
                 self.world.strike(&strike);
@@ -130,9 +132,35 @@ impl Judge {
 
     fn client(&mut self, seen: &client::Observed) -> Verdict {
         if let client::Observed::Answered { answer: client::Answer::Accepted { order }, .. } = seen {
-            self.posts.push((self.world.now, *order));
+            self.outside.push((self.world.now, *order, "POST /v1/orders → 202".to_owned()));
         }
         self.ask(|checker, world| checker.client(seen, world))
+    }
+
+    fn provider(&mut self, seen: &provider::Observed) -> Verdict {
+        match seen {
+            provider::Observed::Captured { at, order, amount, charge, .. } => {
+                self.outside.push((*at, *order, format!("provider took {} as {charge}", told(amount))));
+            }
+            provider::Observed::Refunded { at, order, amount, charge, .. } => {
+                self.outside.push((*at, *order, format!("provider gave back {} of {charge}", told(amount))));
+            }
+            provider::Observed::Declined { at, order, .. } => {
+                self.outside.push((*at, *order, "provider declined".to_owned()));
+            }
+            provider::Observed::Requested { .. }
+            | provider::Observed::Failed { .. }
+            | provider::Observed::Closed { .. }
+            | provider::Observed::TurnedAway { .. } => {}
+        }
+        self.ask(|checker, world| checker.provider(seen, world))
+    }
+
+    fn notifier(&mut self, seen: &notifier::Observed) -> Verdict {
+        if let notifier::Observed::Sent { at, order, kind, .. } = seen {
+            self.outside.push((*at, *order, format!("notifier sent {kind}")));
+        }
+        self.ask(|checker, world| checker.notifier(seen, world))
     }
 
     fn database(&mut self, seen: database::Observed) -> Verdict {
@@ -176,27 +204,31 @@ impl Judge {
     /// What the witnesses say of an order, in the order of time, with the strikes in between.
     fn story(&self, order: Uuid, until: Timestamp) -> Vec<String> {
         let mut steps: Vec<(Timestamp, String)> = Vec::new();
-        let posts = self.posts.iter().filter(|(_, posted)| *posted == order);
-        steps.extend(posts.map(|(at, _)| (*at, "POST /v1/orders → 202".to_owned())));
+        let outside = self.outside.iter().filter(|(_, of, _)| *of == order);
+        steps.extend(outside.map(|(at, _, step)| (*at, step.clone())));
         let story = self.world.log.story(order).iter();
         steps.extend(story.map(|record| (record.appended, record.name())));
         for commit in &self.commits {
             steps.extend(tell_commit(commit, order).into_iter().map(|step| (commit.at, step)));
         }
         let first = steps.iter().map(|(at, _)| *at).min().unwrap_or(until);
-        let struck = self.world.strikes.iter().filter(|(at, _)| *at >= first && *at <= until);
+        let struck = self.world.strikes.iter().filter(|(at, ..)| *at >= first && *at <= until);
         let mut told = BTreeSet::new();
-        for (at, class) in struck {
+        for (at, class, host) in struck {
             // Op-level faults strike all the time and everywhere; without their target they explain nothing.
             let explains =
                 !matches!(class, FaultClass::PortError | FaultClass::LostAck | FaultClass::LateMessage);
-            if explains && told.insert(*class) {
-                steps.push((*at, format!("[{} {class:?}]", class.id())));
+            if explains && told.insert((*class, host)) {
+                steps.push((*at, format!("[{} {class:?} {host}]", class.id()).replace(" ]", "]")));
             }
         }
         steps.sort_by_key(|(at, _)| *at);
         shorten(steps.into_iter().map(|(_, step)| step).collect())
     }
+}
+
+fn told(amount: &Money) -> String {
+    facts::money(amount.minor, &amount.currency.to_string())
 }
 
 fn tell_commit(commit: &Commit, order: Uuid) -> Vec<String> {
@@ -207,7 +239,8 @@ fn tell_commit(commit: &Commit, order: Uuid) -> Vec<String> {
         }
     }
     for change in commit.rows.iter().filter(|change| change.after.order() == Some(order)) {
-        steps.push(format!("{} wrote {}", commit.session, change.name.split('/').next().unwrap_or_default()));
+        let table = change.name.split('/').next().unwrap_or_default();
+        steps.push(format!("{} wrote {table} {}", commit.session, change.after.state()));
     }
     steps
 }
@@ -321,7 +354,13 @@ mod tests {
         let violation = tale.charge_of(order(), 9, 4999).unwrap_err();
         assert_eq!(
             violation.chain,
-            ["order.placed at orders@0:0", "POST /v1/orders → 202", "payments-1 took orders@0:0"]
+            [
+                "order.placed at orders@0:0",
+                "POST /v1/orders → 202",
+                "payments-1 took orders@0:0",
+                "provider took 49.99 EUR as ch-7",
+                "provider took 49.99 EUR as ch-9",
+            ]
         );
         assert!(
             violation.to_string().contains("expected at most one captured payment per order; got ch-7, ch-9")

@@ -45,6 +45,7 @@ use crate::{client, notifier, provider};
 pub use commit::{Commit, Effect, Queued, RowChange, Taken};
 pub use facts::{Fact, OrderState, money};
 pub use judge::Judge;
+pub use settles::NAME as SETTLES;
 pub use world::World;
 
 /// One thing that a witness tells. The order in which a [`Judge`] is given evidence is the order of time; evidence of
@@ -72,6 +73,8 @@ pub enum Strike {
     Struck {
         /// Its class.
         class: FaultClass,
+        /// The host it struck; empty where it struck none in particular.
+        host: String,
         /// Until when it may disturb the system; the moment itself for an instant.
         until: Timestamp,
     },
@@ -150,7 +153,7 @@ const TAKES: [(&str, &[&str]); 4] = [
 pub struct EndState {
     /// How often each class of faults struck.
     pub strikes: Strikes,
-    /// The classes that the case scheduled explicitly: each must have struck.
+    /// The classes of which a scheduled fault was certain to strike: each must have.
     pub planned: Vec<FaultClass>,
     /// Transactions still open in the database.
     pub open_transactions: usize,

@@ -15,9 +15,12 @@ use super::{
 #[derive(Default)]
 pub struct Settles;
 
+/// The invariant's name.
+pub const NAME: &str = "settles";
+
 const RULE: Rule = Rule {
     id: "I11",
-    name: "settles",
+    name: NAME,
     statement: "after the heal everything converges: no lag, no outbox, no open order, no orphan of any kind",
     evidence: "at the end, what the log, the queue, the outbox and the rows still hold open",
 };

@@ -1,4 +1,5 @@
-//! I20 `fault-fired`: each fault that the case scheduled did strike. A storm that misses its target proves nothing.
+//! I20 `fault-fired`: each class of faults that the case scheduled did strike, where nothing stood in its way
+//! ([`certain_classes`](crate::certainty)). A storm that misses its target proves nothing.
 
 use super::{EndState, Invariant, Rule, Verdict, Violation, World};
 
@@ -9,7 +10,7 @@ pub struct FaultFired;
 const RULE: Rule = Rule {
     id: "I20",
     name: "fault-fired",
-    statement: "each fault that the case schedules has had an effect on something",
+    statement: "each class of faults that the case schedules, unhindered by others, has had an effect on something",
     evidence: "the world's strike counts against the case's schedule",
 };
 

@@ -35,8 +35,8 @@ pub struct World {
     pub log: Log,
     /// The database.
     pub tables: Tables,
-    /// What struck, and when.
-    pub strikes: Vec<(Timestamp, FaultClass)>,
+    /// What struck, when and whom.
+    pub strikes: Vec<(Timestamp, FaultClass, String)>,
     /// When the last fault ends that was seen so far.
     pub disturbed_until: Timestamp,
     /// When every fault was healed.
@@ -63,8 +63,8 @@ impl World {
     /// Takes in what was done to the world.
     pub fn strike(&mut self, strike: &Strike) {
         match strike {
-            Strike::Struck { class, until } => {
-                self.strikes.push((self.now, *class));
+            Strike::Struck { class, host, until } => {
+                self.strikes.push((self.now, *class, host.clone()));
                 self.disturbed_until = self.disturbed_until.max(*until);
             }
             Strike::Healed => {
