@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{
     Commit, EndState, Evidence, Invariant, Setup, Verdict, Violation, World, accepted, accounted, attempts,
-    effects, facts, freshness, key_order, legal, money, notified, outbox, positions, progress, saga, settles, stock,
-    strikes,
+    effects, facts, freshness, key_order, legal, money, notified, outbox, positions, progress, saga, settles,
+    stock, strikes,
 };
 use crate::{client, notifier, provider};
 
