@@ -72,21 +72,43 @@ impl FaultClass {
 
     /// Its number in SEMANTICS.
     pub fn id(self) -> &'static str {
+        self.words().0
+    }
+
+    /// What a list calls it.
+    pub fn name(self) -> &'static str {
+        self.words().1
+    }
+
+    /// What it does, in one line.
+    pub fn summary(self) -> &'static str {
+        self.words().2
+    }
+
+    fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            FaultClass::PortError => "F1",
-            FaultClass::LostAck => "F2",
-            FaultClass::Isolation => "F3",
-            FaultClass::PartialCut => "F4",
-            FaultClass::OneWayCut => "F5",
-            FaultClass::Kill => "F6",
-            FaultClass::Pause => "F7",
-            FaultClass::Slow => "F8",
-            FaultClass::LateMessage => "F10",
-            FaultClass::LeaderLoss => "F11",
-            FaultClass::RebalanceStorm => "F12",
-            FaultClass::Failover => "F13",
-            FaultClass::ClockJump => "F18",
-            FaultClass::Redelivery => "F20",
+            FaultClass::PortError => ("F1", "port-error", "a port call errs, before or after its effect"),
+            FaultClass::LostAck => ("F2", "lost-ack", "the effect is done, the answer is lost"),
+            FaultClass::Isolation => ("F3", "isolation", "one host is cut off from all"),
+            FaultClass::PartialCut => {
+                ("F4", "partial-cut", "Kafka is reachable and PostgreSQL not, or the other way round")
+            }
+            FaultClass::OneWayCut => ("F5", "one-way-cut", "one direction of a link is cut"),
+            FaultClass::Kill => ("F6", "kill", "a host is killed without a goodbye, then restarted"),
+            FaultClass::Pause => ("F7", "pause", "a host is paused past its session timeout, then goes on"),
+            FaultClass::Slow => ("F8", "slow", "a link is slow"),
+            FaultClass::LateMessage => ("F10", "late-message", "a message arrives late"),
+            FaultClass::LeaderLoss => ("F11", "leader-loss", "a broker that leads partitions is lost"),
+            FaultClass::RebalanceStorm => {
+                ("F12", "rebalance-storm", "members of a consumer group come and go")
+            }
+            FaultClass::Failover => {
+                ("F13", "failover", "the database fails over to its replica, which may lack the last commits")
+            }
+            FaultClass::ClockJump => ("F18", "clock-jump", "a host's wall clock jumps"),
+            FaultClass::Redelivery => {
+                ("F20", "redelivery", "a batch is delivered again from an earlier offset")
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What there is to run and to check: lookup with the nearest known name, `list` and `explain`.
 
+use stormglass_sim::FaultClass;
+
 use crate::source::program;
 use crate::{Invariant, Scenario, Suite};
 
@@ -42,7 +44,7 @@ fn distance(left: &str, right: &str) -> usize {
     row[right.len()]
 }
 
-/// All scenarios and invariants, one line each.
+/// All scenarios, invariants and fault classes, one line each.
 pub(crate) fn list(suites: &[&dyn Suite]) -> String {
     let mut text = String::new();
     for suite in suites {
@@ -54,11 +56,15 @@ pub(crate) fn list(suites: &[&dyn Suite]) -> String {
         for Invariant { id, name, statement, .. } in suite.invariants() {
             text += &format!("    {id:<4} {name:<22} {statement}\n");
         }
+        text += "  fault classes\n";
+        for fault in suite.faults() {
+            text += &format!("    {:<4} {:<22} {}\n", fault.id(), fault.name(), fault.summary());
+        }
     }
     text
 }
 
-/// One scenario, or one invariant by name or number. The error says what is known.
+/// One scenario, or one invariant or fault class by name or number. The error says what is known.
 pub(crate) fn explain(suites: &[&dyn Suite], topic: &str) -> Result<String, String> {
     if let Some((suite, Scenario { name, summary })) = scenario(suites, topic) {
         return Ok(format!(
@@ -74,7 +80,21 @@ pub(crate) fn explain(suites: &[&dyn Suite], topic: &str) -> Result<String, Stri
         let Invariant { id, name, statement, checker } = found;
         return Ok(format!("{id} {name}\n  {statement}\n  checked: {checker}\n"));
     }
-    let known: Vec<&str> =
-        scenario_names(suites).into_iter().chain(invariants().map(|known| known.name)).collect();
+    let faults = || suites.iter().flat_map(|suite| suite.faults());
+    if let Some(found) =
+        faults().find(|known| known.name() == topic || known.id().eq_ignore_ascii_case(topic))
+    {
+        return Ok(explained(*found));
+    }
+    let names = invariants().map(|known| known.name).chain(faults().map(|known| known.name()));
+    let known: Vec<&str> = scenario_names(suites).into_iter().chain(names).collect();
     Err(format!("nothing is called `{topic}`{}: `list` shows what there is", nearest(topic, &known)))
+}
+
+fn explained(fault: FaultClass) -> String {
+    let (id, name, summary) = (fault.id(), fault.name(), fault.summary());
+    format!(
+        "{id} {name} (a fault class)\n  {summary}\n  counted: when it had its effect on something, not when it was \
+         scheduled\n"
+    )
 }
