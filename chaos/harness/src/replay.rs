@@ -11,7 +11,7 @@ use crate::run::{choose, folder};
 use crate::stop::{Exit, Stop};
 use crate::tally::Tally;
 use crate::trial::{self, Draw, Keeping, Trial};
-use crate::{Case, History, Observe, Seed, Suite};
+use crate::{Case, History, Observe, Seed, Suite, Verdict};
 
 /// What is to be repeated.
 enum Target<'s> {
@@ -37,6 +37,10 @@ pub(crate) fn replay(suites: &[&dyn Suite], arguments: &ReplayArguments) -> Resu
             trial::attempt(suites, *draw, 0, &Keeping::Failures(&folder))?
         }
     };
+    if stopped(arguments, &trial) {
+        reporter.stopped(&trial);
+        return reporter.console.finish().map(|()| Exit::Ok);
+    }
     let mut tally = Tally::default();
     tally.add(&trial);
     reporter.case(&trial);
@@ -44,6 +48,16 @@ pub(crate) fn replay(suites: &[&dyn Suite], arguments: &ReplayArguments) -> Resu
     reporter.summary(&tally, &Frame { base, profile, wall_ms, interrupted: false, missing: Vec::new() });
     reporter.console.finish()?;
     Ok(tally.exit())
+}
+
+/// Whether `--until` ended the run before it could be judged. What is wrong at that moment already is a verdict.
+fn stopped(arguments: &ReplayArguments, trial: &Trial) -> bool {
+    let reached = until_ms(arguments).is_some_and(|until_ms| trial.outcome.sim_ms >= until_ms);
+    reached && trial.outcome.verdict == Verdict::Passed
+}
+
+fn until_ms(arguments: &ReplayArguments) -> Option<u64> {
+    arguments.until.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn target<'s>(
@@ -107,9 +121,8 @@ fn observed(
 ) -> Result<Trial, Stop> {
     let case = Case::parse("the case", text, suites).map_err(|error| Stop::internal(error.to_string()))?;
     let history = if arguments.log == Log::Full { History::Kept } else { History::Hashed };
-    let until_ms = arguments.until.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     let watch = Stopwatch::start();
-    let mut outcome = trial::run(suites, text, Observe { history, until_ms });
+    let mut outcome = trial::run(suites, text, Observe { history, until_ms: until_ms(arguments) });
     let wall_ms = watch.elapsed_ms();
     for event in std::mem::take(&mut outcome.history) {
         match arguments.format {

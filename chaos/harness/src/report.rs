@@ -67,7 +67,7 @@ impl Reporter {
     /// What is about to run: the seed comes first, so that even a run cut short can be had again.
     pub(crate) fn announce(&mut self, cases: &Cases<'_>) {
         if self.format == Format::Pretty {
-            let count = cases.limit.map_or("cases".to_owned(), |limit| format!("{limit} cases"));
+            let count = cases.limit.map_or("cases".to_owned(), |limit| counted(limit, "case"));
             self.console.say(&format!(
                 "base seed {}: {count} of {}\n",
                 cases.base,
@@ -76,12 +76,26 @@ impl Reporter {
         }
     }
 
+    /// A case that a user stopped before its end: what holds at every moment held, and nothing else was judged.
+    pub(crate) fn stopped(&mut self, trial: &Trial) {
+        let text = match self.format {
+            Format::Json => case_line(trial, "stopped"),
+            Format::Pretty | Format::Github => {
+                let (scenario, seed, t) =
+                    (&trial.case.scenario, trial.case.seed, seconds(trial.outcome.sim_ms));
+                format!("{scenario} {seed} was stopped at t={t}s and not judged")
+            }
+        };
+        self.console.say(&format!("{text}\n"));
+    }
+
     /// One case.
     pub(crate) fn case(&mut self, trial: &Trial) {
         match self.format {
             Format::Json => {
-                let line = case_line(trial);
-                self.console.say(&format!("{line}\n"));
+                let verdict =
+                    if trial.doubt.is_some() { "undetermined" } else { trial.outcome.verdict.name() };
+                self.console.say(&format!("{}\n", case_line(trial, verdict)));
             }
             Format::Pretty | Format::Github if !trial.failed() => {}
             Format::Pretty => {
@@ -163,8 +177,8 @@ impl Reporter {
             text += "interrupted: what had run until then\n";
         }
         text += &format!(
-            "{} different traces, {} s simulated in {} s\n",
-            tally.traces.len(),
+            "{}, {} s simulated in {} s\n",
+            counted(tally.traces.len() as u64, "different trace"),
             tally.sim_ms / 1000,
             seconds(frame.wall_ms),
         );
@@ -222,6 +236,11 @@ fn clipped(line: &str, max: usize) -> String {
     line.chars().take(max - 1).chain(['…']).collect()
 }
 
+/// `1 case`, `2 cases`.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn counts(tally: &Tally) -> String {
     format!("{} passed, {} failed", tally.passed, tally.failed())
 }
@@ -240,14 +259,14 @@ fn seconds(ms: u64) -> String {
 }
 
 /// A case as one line of JSON.
-fn case_line(trial: &Trial) -> String {
+fn case_line(trial: &Trial, verdict: &str) -> String {
     let outcome = &trial.outcome;
     let line = CaseLine {
         kind: "case",
         scenario: &trial.case.scenario,
         seed: trial.case.seed,
         hash: outcome.hash,
-        verdict: if trial.doubt.is_some() { "undetermined" } else { outcome.verdict.name() },
+        verdict,
         invariant: outcome.verdict.invariant(),
         sim_ms: outcome.sim_ms,
         wall_ms: trial.wall_ms,

@@ -96,6 +96,9 @@ pub(crate) fn run(suites: &[&dyn Suite], arguments: &RunArguments) -> Result<Exi
         limit: arguments.time.is_none().then_some(count),
         shard: arguments.shard,
     };
+    if let Some(why) = empty(arguments, &cases) {
+        return Err(Stop::nothing(why));
+    }
     let folder = folder(common);
     folder.open()?;
     folder.clear()?;
@@ -113,6 +116,16 @@ pub(crate) fn run(suites: &[&dyn Suite], arguments: &RunArguments) -> Result<Exi
         patience: QUIET,
     }
     .raise(&folder)
+}
+
+/// Why there is not one case to run. Told before anything is touched: what the last run kept is still worth having.
+fn empty(arguments: &RunArguments, cases: &Cases<'_>) -> Option<&'static str> {
+    match (arguments.time, cases.limit) {
+        (Some(Duration::ZERO), _) => Some("--for is 0"),
+        (None, Some(0)) => Some("--seeds is 0"),
+        _ if cases.nth(0).is_none() => Some("there are fewer rounds of cases than parts in --shard"),
+        _ => None,
+    }
 }
 
 /// A run under way, seen from the thread that collects results.

@@ -54,15 +54,14 @@ pub struct NotASeed;
 impl FromStr for Seed {
     type Err = NotASeed;
 
-    /// A number, hexadecimal or decimal, or a commit hash. An abbreviated hash of digits only is taken for a number.
+    /// A number, hexadecimal or decimal, or a commit hash. A hash of digits only is taken for a number.
     fn from_str(text: &str) -> Result<Self, NotASeed> {
         if let Some(digits) = text.strip_prefix("0x") {
             let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
             return u64::from_str_radix(digits, 16).ok().filter(|_| plain).map(Seed).ok_or(NotASeed);
         }
-        let decimal = text.bytes().all(|byte| byte.is_ascii_digit());
-        if let (true, Ok(number)) = (decimal, text.parse()) {
-            return Ok(Seed(number));
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return text.parse().map(Seed).map_err(|_| NotASeed);
         }
         let hash = (7..=40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if hash { Ok(Self::of_commit(text)) } else { Err(NotASeed) }

@@ -38,6 +38,16 @@ impl Stop {
         Self { exit: Exit::Usage, line: line.into() }
     }
 
+    /// What was asked for comes to no case at all.
+    pub(crate) fn nothing(why: &str) -> Self {
+        Self { exit: Exit::Nothing, line: format!("nothing ran, because {why}") }
+    }
+
+    /// Ctrl-C before the command had come to its end.
+    pub(crate) fn interrupted() -> Self {
+        Self { exit: Exit::Interrupted, line: "interrupted".to_owned() }
+    }
+
     pub(crate) fn internal(line: impl Into<String>) -> Self {
         Self { exit: Exit::Internal, line: line.into() }
     }
