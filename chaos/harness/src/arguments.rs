@@ -31,11 +31,11 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     /// Plant each known mistake in a copy of the workspace and count the seeds until it is found
     Power(PowerArguments),
-    /// All scenarios and invariants
+    /// All scenarios, invariants and fault classes
     List,
-    /// What a scenario does, or what an invariant demands and how it is checked
+    /// What a scenario or a fault class does, or what an invariant demands and how it is checked
     Explain {
-        /// A scenario, or an invariant by name or number
+        /// A scenario, or an invariant or a fault class by name or number
         topic: String,
     },
 }
@@ -52,7 +52,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) seeds: Option<u64>,
     /// Start new cases for this long, such as 30s, 10m, 2h
-    #[arg(long = "for", value_name = "TIME", conflicts_with = "seeds", value_parser = duration)]
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "seeds", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) time: Option<Duration>,
     #[command(flatten)]
     pub(crate) common: CommonArguments,
@@ -60,7 +60,7 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub(crate) fail_fast: bool,
     /// The second of four equal parts of the run is 2/4
-    #[arg(long, value_name = "PART/PARTS", default_value = "1/1")]
+    #[arg(long, value_name = "PART/PARTS", allow_hyphen_values = true, default_value = "1/1")]
     pub(crate) shard: Shard,
     /// Exit 6 if a fault class never struck; always so under ci and soak
     #[arg(long)]
@@ -101,7 +101,7 @@ pub(crate) struct ReplayArguments {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log: Log,
     /// Stop at this simulated time, such as 4.2s or 4200ms
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) until: Option<Duration>,
     #[command(flatten)]
     pub(crate) common: CommonArguments,
@@ -112,9 +112,12 @@ pub(crate) struct ReplayArguments {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct VerifyArguments {
-    /// The base seed, as for run; alone, just its first cases
+    /// Check this seed in every scenario, or with --seeds N that many cases of a run with this base
     #[arg(value_name = "SEED", allow_hyphen_values = true)]
     pub(crate) seed: Option<Seed>,
+    /// Only this scenario; may be given more than once
+    #[arg(long)]
+    pub(crate) scenario: Vec<String>,
     /// How many cases, over all scenarios together
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) seeds: Option<u64>,
@@ -215,7 +218,9 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> 
         let lines = text.lines().map(str::trim);
         let said = lines.filter(|line| !line.is_empty() && !line.starts_with("Usage:"));
         let said: Vec<&str> = said.filter(|line| !line.starts_with("For more information")).collect();
-        Told::Wrong(format!("{}: see --help", said.join("; ").trim_start_matches("error: ")))
+        // A line that ends in a colon belongs to the one after it.
+        let line = said.join("; ").replace(":; ", ": ");
+        Told::Wrong(format!("{}: see --help", line.trim_start_matches("error: ")))
     })
 }
 

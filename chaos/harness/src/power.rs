@@ -5,7 +5,6 @@
 //! would be found.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use crate::arguments::PowerArguments;
 use crate::bugs::{self, Bug, fired};
@@ -13,6 +12,7 @@ use crate::catalogue::scenario_names;
 use crate::console::Console;
 use crate::estimate::Estimate;
 use crate::machine::{self, Stopwatch};
+use crate::report::counted;
 use crate::scratch::{Scratch, Unplanted};
 use crate::seed::BASE;
 use crate::stop::{Exit, Stop};
@@ -43,29 +43,28 @@ struct Row {
 /// The command.
 pub(crate) fn power(suites: &[&dyn Suite], arguments: &PowerArguments) -> Result<Exit, Stop> {
     let bugs = bugs::catalogue(&arguments.bugs, suites)?;
-    if bugs.is_empty() || arguments.seeds == 0 {
-        return Ok(Exit::Nothing);
+    if arguments.seeds == 0 {
+        return Err(Stop::nothing("--seeds is 0"));
     }
-    let interrupted = machine::interruption();
-    let mut lab = Lab { scratch: Scratch::new()?, arguments, console: Console::new() };
-    lab.prove_clean(suites)?;
+    if bugs.is_empty() {
+        return Err(Stop::nothing(&format!("{} holds no patch", arguments.bugs.display())));
+    }
+    let scratch = Scratch::new(machine::interruption())?;
+    let mut lab = Lab { scratch, arguments, console: Console::new() };
     let mut rows = Vec::new();
-    for (nth, bug) in (1..).zip(&bugs) {
-        lab.console.progress(&format!("{nth}/{} {}", bugs.len(), bug.name));
-        let watch = Stopwatch::start();
-        let score = lab.measure(bug)?;
-        if interrupted.load(Ordering::SeqCst) {
-            break;
-        }
-        let row = Row { bug: bug.clone(), score };
-        let (name, verdict, seconds) = (&bug.name, row.verdict(), watch.elapsed().as_secs());
-        lab.console.note(&format!("{nth}/{} {name}: {verdict} ({seconds} s)", bugs.len()));
-        rows.push(row);
+    let ended = lab.prove_clean(suites).and_then(|()| lab.measure_all(&bugs, &mut rows));
+    let cut_short = matches!(&ended, Err(stop) if stop.exit == Exit::Interrupted);
+    let interrupted = cut_short || lab.scratch.is_interrupted();
+    if !interrupted {
+        ended?;
     }
     lab.console.say(&table(&rows));
+    if interrupted {
+        lab.console.note(&format!("interrupted: {} of {} mistakes were measured", rows.len(), bugs.len()));
+    }
     lab.console.finish()?;
     let all = rows.iter().all(|row| row.verdict() == "found");
-    Ok(match interrupted.load(Ordering::SeqCst) {
+    Ok(match interrupted {
         true => Exit::Interrupted,
         false if all => Exit::Ok,
         false => Exit::Goal,
@@ -92,9 +91,28 @@ impl Lab<'_> {
         if failed == 0 {
             return Ok(());
         }
-        let line =
-            format!("the workspace as it is fails {failed} cases: mend it first, or every mistake is found");
+        let line = format!(
+            "the workspace as it is fails {}: mend it first, or every mistake is found",
+            counted(failed as u64, "case")
+        );
         Err(Stop { exit: Exit::Goal, line })
+    }
+
+    /// Measures one mistake after another, until Ctrl-C.
+    fn measure_all(&mut self, bugs: &[Bug], rows: &mut Vec<Row>) -> Result<(), Stop> {
+        for (nth, bug) in (1..).zip(bugs) {
+            self.console.progress(&format!("{nth}/{} {}", bugs.len(), bug.name));
+            let watch = Stopwatch::start();
+            let score = self.measure(bug)?;
+            if self.scratch.is_interrupted() {
+                break;
+            }
+            let row = Row { bug: bug.clone(), score };
+            let (name, verdict, seconds) = (&bug.name, row.verdict(), watch.elapsed().as_secs());
+            self.console.note(&format!("{nth}/{} {name}: {verdict} ({seconds} s)", bugs.len()));
+            rows.push(row);
+        }
+        Ok(())
     }
 
     /// Plants one mistake and runs until it was found often enough or the cases are spent.
@@ -118,6 +136,9 @@ impl Lab<'_> {
 
     /// Runs cases from a base seed of their own; for each, what fired. A mistake may take the whole process down.
     fn batch(&self, scenarios: &[String], cases: u64, nth: u64) -> Result<Vec<Option<String>>, Stop> {
+        if self.scratch.is_interrupted() {
+            return Err(Stop::interrupted());
+        }
         let mut command = self.scratch.command();
         let width = self.arguments.common.jobs.unwrap_or_else(machine::cores);
         command.arg("run").args(scenarios).args(["--format", "json", "-j", &width.to_string()]);

@@ -8,11 +8,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
-use crate::folder;
 use crate::stop::Stop;
+use crate::{child, folder};
 
 /// Where mistakes are planted: `target/power`.
 pub(crate) struct Scratch {
@@ -22,6 +24,8 @@ pub(crate) struct Scratch {
     profile: String,
     package: String,
     binary: String,
+    /// Set by Ctrl-C.
+    interrupted: Arc<AtomicBool>,
 }
 
 /// Whether a build goes by what the last one left.
@@ -45,7 +49,7 @@ pub(crate) type Unplanted = String;
 
 impl Scratch {
     /// Finds which package of the workspace builds this program.
-    pub(crate) fn new() -> Result<Self, Stop> {
+    pub(crate) fn new(interrupted: Arc<AtomicBool>) -> Result<Self, Stop> {
         let program =
             std::env::current_exe().map_err(|error| Stop::internal(format!("no program: {error}")))?;
         let name = |path: Option<&Path>| {
@@ -63,7 +67,7 @@ impl Scratch {
         let home = folder::target().join("power");
         fs::create_dir_all(home.join("tree")).map_err(|error| Stop::unwritable(&home, &error))?;
         let home = home.canonicalize().map_err(|error| Stop::unwritable(&home, &error))?;
-        Ok(Self { origin, home, profile, package, binary })
+        Ok(Self { origin, home, profile, package, binary, interrupted })
     }
 
     /// Makes the copy equal to the workspace as it is on disk, uncommitted changes included.
@@ -112,6 +116,12 @@ impl Scratch {
         if output.status.success() { Ok(()) } else { Err(format!("does not build: {}", complaint(&output))) }
     }
 
+    /// Whether there was a Ctrl-C. It reaches the children as well: what one of them said last is then no finding, and
+    /// no other is started.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
+
     /// The command that was built last.
     pub(crate) fn command(&self) -> Command {
         let directory = if self.profile == "dev" { "debug" } else { &self.profile };
@@ -131,11 +141,19 @@ impl Scratch {
     }
 
     fn output(&self, mut command: Command, what: &str) -> Result<Output, Unplanted> {
-        command
+        if self.is_interrupted() {
+            return Err("interrupted".to_owned());
+        }
+        let output = command
             .current_dir(self.tree())
             .stdin(Stdio::null())
             .output()
-            .map_err(|error| format!("{what}: {error}"))
+            .map_err(|error| format!("{what}: {error}"))?;
+        // A child may have died of the Ctrl-C that our own handler is only about to hear of.
+        if child::was_interrupted(output.status) {
+            self.interrupted.store(true, Ordering::SeqCst);
+        }
+        Ok(output)
     }
 }
 

@@ -42,6 +42,10 @@ fn a_failure_that_a_second_thread_does_not_see_is_not_believed() {
 
 #[rstest]
 #[case::seed("run --seed banana", "banana")]
+#[case::decimal_overflow("run --seed 99999999999999999999999", "below 2^64")]
+#[case::hexadecimal_overflow("verify 0x10000000000000000", "below 2^64")]
+#[case::negative_time("run --for -1s", "from 0 up")]
+#[case::no_topic("explain", "not provided: <TOPIC>")]
 #[case::negative_count("run --seeds -4", "-4")]
 #[case::negative_width("run -j -1", "-1")]
 #[case::no_width("run -j 0", "1 to 1024")]
@@ -68,16 +72,31 @@ fn a_command_that_cannot_be_obeyed_exits_2_with_one_line(#[case] arguments: &str
 #[rstest]
 #[case("run --seeds 0")]
 #[case("run --seeds 2 --shard 2/2")]
+#[case("run --for 0s")]
 #[case("verify --seeds 0")]
-fn nothing_to_run_exits_4(#[case] arguments: &str) {
-    Stage::of("ledger", &format!("nothing-{}", arguments.replace([' ', '/'], "_"))).check(arguments, 4);
+#[case("power --seeds 0 --bugs .")]
+#[case("power --bugs .")]
+fn nothing_to_run_exits_4_with_the_reason(#[case] arguments: &str) {
+    let stage = Stage::of("ledger", &format!("nothing-{}", arguments.replace([' ', '/'], "_")));
+    let said = stage.check(arguments, 4);
+    assert_eq!((said.out.as_str(), said.err.lines().count()), ("", 1), "{}{}", said.out, said.err);
+    assert!(said.err.starts_with("error: nothing ran, because "), "{}", said.err);
+}
+
+#[test]
+fn a_run_of_nothing_keeps_the_failures_of_the_last_one() {
+    let stage = Stage::of("mistaken", "kept");
+    stage.check("run forgets --seeds 1", 1);
+    stage.check("run --seeds 0", 4);
+    stage.check("run --for 0s", 4);
+    stage.check("replay latest", 1);
 }
 
 #[test]
 fn a_failure_fits_a_screen_and_ends_in_a_command_that_repeats_it() {
     let stage = Stage::of("mistaken", "failure-text");
     let said = stage.check("run forgets --seeds 1", 1);
-    assert_eq!(said.out.lines().next(), Some("base seed 0x570a: 1 cases of forgets"));
+    assert_eq!(said.out.lines().next(), Some("base seed 0x570a: 1 case of forgets"));
     let failure: Vec<&str> =
         said.out.lines().skip(1).take_while(|line| !line.starts_with("forgets")).collect();
     assert!(
@@ -116,7 +135,12 @@ fn a_replay_can_stop_before_the_violation() {
     let stage = Stage::of("mistaken", "until");
     let whole = stage.check("replay 0x570a --scenario forgets", 1);
     assert!(whole.out.contains("t=1.134s"), "{}", whole.out);
-    stage.check("replay 0x570a --scenario forgets --until 1.1s", 0);
+    let part = stage.check("replay 0x570a --scenario forgets --until 1.1s", 0);
+    assert_eq!(part.out, "forgets 0x570a was stopped at t=1.100s and not judged\n");
+    let json = stage.check("replay 0x570a --scenario forgets --until 1.1s --format json", 0);
+    assert_eq!(json.of_cases("verdict"), ["\"stopped\""]);
+    stage.check("replay 0x570a --scenario forgets --until 1.2s", 1);
+    assert!(stage.check("replay 0x570a --scenario right --until 1h", 0).out.contains("1 passed"));
 }
 
 #[test]
@@ -255,7 +279,33 @@ fn an_interrupted_run_says_what_it_had() {
 #[test]
 fn verify_agrees_on_a_deterministic_suite() {
     let said = Stage::of("ledger", "verify").check("verify --seeds 20", 0);
-    assert!(said.out.starts_with("20 cases, 20 different traces: the same"), "{}", said.out);
+    let what = "20 cases of base seed 0x570a in transfers, salaries, 20 different traces: the same";
+    assert!(said.out.starts_with(what), "{}", said.out);
+}
+
+#[test]
+fn verify_of_a_seed_checks_that_seed_in_every_scenario_or_in_those_named() {
+    let stage = Stage::of("ledger", "verify-seed");
+    let said = stage.check("verify 0x8f3a --profile ci", 0);
+    let what = "2 cases of seed 0x8f3a in transfers, salaries, 2 different traces: ";
+    assert!(said.out.starts_with(what), "{}", said.out);
+    let said = stage.check("verify 0x8f3a --scenario salaries", 0);
+    assert!(said.out.starts_with("1 case of seed 0x8f3a in salaries, 1 different trace: "), "{}", said.out);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_verify_says_what_it_had_compared() {
+    let stage = Stage::of("ledger", "verify-interrupted");
+    // SIGINT is the second bit of the signals that a process handles (proc_pid_status(5)).
+    let handles_it = |process: u32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & 2 != 0)
+    };
+    let said = stage.interrupt("verify --seeds 100000000", handles_it);
+    assert_eq!(said.code, Some(130), "{}{}", said.out, said.err);
+    assert!(said.out.starts_with("interrupted: ") && said.out.contains("0 compared"), "{}", said.out);
 }
 
 #[test]
@@ -276,7 +326,8 @@ fn list_and_explain_know_every_name() {
         ["transfers", "salaries", "transfer-once", "settles"].iter().all(|name| list.contains(name)),
         "{list}"
     );
-    for topic in ["transfers", "transfer-once", "I2", "i2"] {
+    assert!(list.contains("F6   kill") && list.contains("F2   lost-ack"), "{list}");
+    for topic in ["transfers", "transfer-once", "I2", "i2", "F6", "f2", "lost-ack"] {
         stage.check(&format!("explain {topic}"), 0);
     }
 }

@@ -126,3 +126,35 @@ fn a_header_that_says_too_little_is_refused(#[case] header: &str, #[case] told: 
     let said = stage.check("power --bugs bugs", 2);
     assert!(said.err.contains(told) && said.err.lines().count() == 1, "{}", said.err);
 }
+
+/// Says that it is running, and then neither ends nor says anything else.
+#[cfg(unix)]
+const HANGS: &str = "{ std::fs::write(\"running\", \"\").unwrap(); loop { std::thread::park() } }";
+
+#[cfg(unix)]
+#[track_caller]
+fn interrupt(stage: &Stage, row: &str, told: &str) {
+    let said = stage.interrupt("power --bugs bugs --seeds 60", |_| {
+        stage.place.join("target/power/tree/running").exists()
+    });
+    assert_eq!(said.code, Some(130), "{}{}", said.out, said.err);
+    assert!(said.out.contains(row) && said.err.lines().next_back() == Some(told), "{}{}", said.out, said.err);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_power_says_what_it_had_measured() {
+    let stage = workspace("power-interrupted");
+    plant(&stage, "a-found", HEADER, "Some(\"transfer-once\")");
+    plant(&stage, "b-hangs", HEADER, HANGS);
+    interrupt(&stage, "| found | 30/30 |", "interrupted: 1 of 2 mistakes were measured");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_build_that_is_interrupted_is_not_a_workspace_that_does_not_build() {
+    let stage = workspace("power-interrupted-build");
+    plant(&stage, "mistake", HEADER, "Some(\"transfer-once\")");
+    fs::write(stage.place.join("build.rs"), format!("fn main() {HANGS}\n")).unwrap();
+    interrupt(&stage, "0 of 0 mistakes found", "interrupted: 0 of 1 mistakes were measured");
+}

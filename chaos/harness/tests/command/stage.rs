@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -44,6 +44,22 @@ impl Stage {
         command
     }
 
+    /// Starts it as a terminal would, gives it and its children a Ctrl-C once `ready` says so, and waits for its end.
+    #[cfg(unix)]
+    pub fn interrupt(&self, arguments: &str, ready: impl Fn(u32) -> bool) -> Said {
+        use std::os::unix::process::CommandExt;
+        let mut command = self.command(arguments);
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        while !ready(child.id()) {
+            assert_eq!(child.try_wait().unwrap(), None, "`{arguments}` ended by itself");
+            std::thread::yield_now();
+        }
+        let group = format!("-{}", child.id());
+        assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+        Said::from(child.wait_with_output().unwrap())
+    }
+
     /// Runs it to its end, whatever that is.
     pub fn say(&self, arguments: &str) -> Said {
         Said::of(self.command(arguments))
@@ -61,7 +77,10 @@ impl Stage {
 
 impl Said {
     pub fn of(mut command: Command) -> Self {
-        let output = command.output().unwrap();
+        Self::from(command.output().unwrap())
+    }
+
+    pub fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
