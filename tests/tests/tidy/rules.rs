@@ -14,6 +14,9 @@ pub const FUNCTION_LINES: usize = 70;
 const FILE_LINES: usize = 500;
 const PARAMETERS: usize = 4;
 
+/// Reads whether a failed record may be in the log, which rdkafka does not hand through.
+const UNSAFE_FILE: &str = "system/server/src/kafka/persistence.rs";
+
 /// One rule.
 pub struct Rule {
     pub name: &'static str,
@@ -64,7 +67,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "unsafe",
-        why: "nothing here needs `unsafe`; what does belongs into a library",
+        why: "`unsafe` lives in one named file; what else needs it belongs into a library",
         check: unsafe_code,
         plant: || "//! x\nfn f() { unsafe { g() } }".to_owned(),
     },
@@ -171,6 +174,9 @@ impl<'ast> Visit<'ast> for PublicGenerics {
 }
 
 fn unsafe_code(source: &Source) -> Vec<(usize, String)> {
+    if source.path == UNSAFE_FILE {
+        return Vec::new();
+    }
     let tokens: TokenStream = source.text.parse().unwrap_or_default();
     let lines = unsafe_lines(tokens).into_iter();
     lines.map(|line| (line, "`unsafe`".to_owned())).collect()

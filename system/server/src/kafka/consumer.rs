@@ -38,8 +38,8 @@ use stormglass_runtime::{
     Assignment, Cause, Consumer, ConsumerName, Delivery, Failure, Partition, Position, Revocation, Topic,
 };
 use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, sleep_until},
+    sync::oneshot::{self, error::TryRecvError},
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -70,6 +70,8 @@ pub(super) struct Member {
     asked: u64,
     arrivals: FuturesUnordered<BoxFuture<'static, (u64, Vec<Assignment>)>>,
     revoking: Option<Held>,
+    /// The commit that was sent last. There is one at a time, since each waits on a thread.
+    committing: Option<oneshot::Receiver<Result<(), Failure>>>,
     /// What the worker should know of and was not told yet.
     noticed: Option<Failure>,
     /// Told once the group is left.
@@ -101,6 +103,7 @@ impl Member {
             asked: 0,
             arrivals: FuturesUnordered::new(),
             revoking: None,
+            committing: None,
             noticed: None,
             left: None,
             turn: 0,
@@ -304,7 +307,7 @@ impl Consumer for Member {
         }
     }
 
-    async fn report(&mut self, mut positions: Vec<Position>) -> Result<(), Failure> {
+    async fn report(&mut self, positions: Vec<Position>) -> Result<(), Failure> {
         // What the group has said by now counts: who is out asks nobody.
         self.poll();
         if !self.client.context().joined() {
@@ -313,23 +316,15 @@ impl Consumer for Member {
         if positions.is_empty() {
             return Ok(());
         }
-        positions.sort();
-        let deadline = Instant::now() + Duration::from_millis(self.config.request_timeout_ms);
-        let commit = self.client.commit(&list(positions.iter().cloned()), CommitMode::Async);
-        commit.map_err(|error| of_commit(&error))?;
-        let woken = Arc::clone(&self.client.context().woken);
-        loop {
-            self.poll();
-            if let Some(answer) = self.client.context().answer(&positions) {
-                // Whatever else was polled meanwhile waits for `next`.
-                woken.notify_one();
-                return answer;
-            }
-            tokio::select! { biased;
-                () = woken.notified() => {}
-                () = sleep_until(deadline) => return Err(Failure::Unknown(Cause::TimedOut)),
-                () = sleep(IDLE) => {}
-            }
+        if self.committing.as_mut().is_some_and(|before| before.try_recv() == Err(TryRecvError::Empty)) {
+            return Err(Failure::NotDone(Cause::Busy));
+        }
+        let patience = Duration::from_millis(self.config.request_timeout_ms);
+        let answer = self.committing.insert(commit(&self.client, positions)?);
+        match timeout(patience, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Failure::Unknown(Cause::Disconnected)),
+            Err(_) => Err(Failure::Unknown(Cause::TimedOut)),
         }
     }
 
@@ -384,6 +379,22 @@ impl Drop for Member {
             tracing::warn!(%error, "the group is left without a thread");
         }
     }
+}
+
+/// Commits from another thread: librdkafka's own way to answer without blocking needs a callback that rdkafka does not
+/// set. The wait ends by itself, when the coordinator answers or librdkafka stops looking for one.
+fn commit(
+    client: &Arc<BaseConsumer<Ear>>,
+    positions: Vec<Position>,
+) -> Result<oneshot::Receiver<Result<(), Failure>>, Failure> {
+    let client = Arc::clone(client);
+    let (answer, answered) = oneshot::channel();
+    let committing = spawn_thread("kafka-commit", move || {
+        let committed = client.commit(&list(positions), CommitMode::Sync);
+        // A report that was dropped no longer wants to know.
+        answer.send(committed.map_err(|error| of_commit(&error))).unwrap_or(());
+    });
+    committing.map(|()| answered).map_err(|_| Failure::NotDone(Cause::Busy))
 }
 
 /// Drops a client once nobody else holds it; its own drop leaves the group.

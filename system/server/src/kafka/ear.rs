@@ -1,4 +1,4 @@
-//! What librdkafka calls back, for a member of a group: rebalances and the answers to commits.
+//! What librdkafka calls back, for a member of a group: rebalances.
 //!
 //! The calls come while the member polls for events, and are only written down; the member takes them from here. None
 //! waits for anybody: a rebalance is answered later, by the member, and librdkafka holds it open until then.
@@ -12,15 +12,13 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Offset as KafkaOffset, TopicPartitionList,
+    ClientContext, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, KafkaResult},
     types::RDKafkaRespErr,
 };
-use stormglass_runtime::{Failure, Partition, Position, Topic};
+use stormglass_runtime::{Partition, Topic};
 use tokio::sync::Notify;
-
-use super::outcome::of_commit;
 
 /// What was called back.
 pub(super) enum Heard {
@@ -32,14 +30,10 @@ pub(super) enum Heard {
     Lost(Vec<Partition>),
 }
 
-/// What became of a commit of these positions, in order.
-type Answer = (Vec<Position>, Result<(), Failure>);
-
 /// Listens for one member.
 #[derive(Default)]
 pub(super) struct Ear {
     heard: Mutex<VecDeque<Heard>>,
-    answers: Mutex<Vec<Answer>>,
     /// Whether the member is part of a generation.
     joined: AtomicBool,
     /// Calls of any kind: what was polled is not always an answer.
@@ -63,12 +57,6 @@ impl Ear {
     /// Whether the member is part of a generation, by what was heard so far.
     pub(super) fn joined(&self) -> bool {
         self.joined.load(Ordering::Acquire)
-    }
-
-    /// The answer to a commit of `positions`, which are in order. All others are answers to nobody.
-    pub(super) fn answer(&self, positions: &[Position]) -> Option<Result<(), Failure>> {
-        let answers = std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner));
-        answers.into_iter().find(|(answered, _)| answered == positions).map(|(_, result)| result)
     }
 
     /// From now on nobody takes what is heard: partitions are given up at once.
@@ -122,12 +110,6 @@ impl ConsumerContext for Ear {
             _ => self.revoked(consumer, partitions),
         }
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        self.calls.fetch_add(1, Ordering::AcqRel);
-        let answer = (positions(offsets), result.map_err(|error| of_commit(&error)));
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
-    }
 }
 
 /// Notes that librdkafka did not take on what it should. Nothing else can be done: it goes on by rejoining.
@@ -139,17 +121,6 @@ pub(super) fn say(result: KafkaResult<()>, what: &str) {
 
 fn partitions(list: &TopicPartitionList) -> Vec<Partition> {
     list.elements().iter().filter_map(|element| partition(element.topic(), element.partition())).collect()
-}
-
-fn positions(list: &TopicPartitionList) -> Vec<Position> {
-    let position =
-        |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
-            KafkaOffset::Offset(offset) => Some(partition(element.topic(), element.partition())?.at(offset)),
-            _ => None,
-        };
-    let mut positions: Vec<Position> = list.elements().iter().filter_map(position).collect();
-    positions.sort();
-    positions
 }
 
 fn partition(topic: &str, index: i32) -> Option<Partition> {

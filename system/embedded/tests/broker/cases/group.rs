@@ -16,7 +16,7 @@ pub async fn b16_commits_are_neither_monotonic_nor_checked_for_ownership(kind: &
     let sut = kind.start(Setup { partitions: 2, ..Setup::default() }).await;
     let ((a, _), (b, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
     let (mut a, mut b) = (Member::join(&a).await, Member::join(&b).await);
-    tokio::join!(a.until(|member| member.owned.len() == 1), b.until(|member| member.owned.len() == 1));
+    both(&mut a, &mut b, |member| member.owned.len() == 1).await;
     let others = b.owned[0].clone();
     assert_eq!(a.consumer.report(vec![others.at(9)]).await, Ok(()));
     assert_eq!(a.consumer.report(vec![others.at(4)]).await, Ok(()));
@@ -48,7 +48,7 @@ pub async fn b18_cooperative_rebalancing_revokes_only_what_moves(kind: &dyn Kind
     let mut a = Member::join(&one).await;
     a.until(|member| member.owned.len() == 4).await;
     let mut b = Member::join(&two).await;
-    tokio::join!(a.until(|member| member.owned.len() == 2), b.until(|member| member.owned.len() == 2));
+    both(&mut a, &mut b, |member| member.owned.len() == 2).await;
     assert_eq!((a.revoked.len(), a.lost.len(), b.revoked.len(), b.lost.len()), (2, 0, 0, 0));
     let mut all = [a.owned.clone(), b.owned.clone()].concat();
     all.sort();
@@ -171,7 +171,7 @@ pub async fn b28_a_group_survives_its_coordinator(kind: &dyn Kind) {
     let sut = kind.start(Setup { partitions: 2, ..Setup::default() }).await;
     let ((one, _), (two, _)) = (sut.client(Tuning::default()), sut.client(Tuning::default()));
     let (mut a, mut b) = (Member::join(&one).await, Member::join(&two).await);
-    tokio::join!(a.until(|member| member.owned.len() == 1), b.until(|member| member.owned.len() == 1));
+    both(&mut a, &mut b, |member| member.owned.len() == 1).await;
     a.consumer.report(vec![partition(0).at(3)]).await.unwrap();
     let old = sut.coordinator(&group()).await.unwrap();
     sut.kill(old).await;

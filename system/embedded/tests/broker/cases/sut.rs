@@ -261,3 +261,16 @@ impl Member {
         self.seen.iter().map(|(_, value)| value.as_str()).collect()
     }
 }
+
+/// Polls both members until `enough` says so of each: a rebalance goes on while all members of the group poll.
+pub async fn both(a: &mut Member, b: &mut Member, enough: impl Fn(&Member) -> bool) {
+    let reached = timeout(LONG, async {
+        while !(enough(a) && enough(b)) {
+            tokio::select! { biased;
+                () = a.step() => {}
+                () = b.step() => {}
+            }
+        }
+    });
+    assert!(reached.await.is_ok(), "not reached: {:?} and {:?}", a.owned, b.owned);
+}
