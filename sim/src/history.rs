@@ -9,7 +9,6 @@ use std::{
 };
 
 use serde::Serialize;
-use stormglass_runtime::Timestamp;
 
 use crate::{SimTime, hash::Fingerprint};
 
@@ -39,8 +38,8 @@ pub struct What<'a> {
 /// An event that was kept.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
-    /// Simulated time.
-    pub at: Timestamp,
+    /// Simulated time since the start, in seconds, as verdicts and fault schedules count it: `4.310`.
+    pub t: String,
     /// The host where it happened.
     pub host: String,
     /// Its kind.
@@ -88,7 +87,7 @@ impl History {
         inner.hash.word(what.digest);
         if self.is_kept() {
             inner.events.push(Event {
-                at,
+                t: format!("{:.3}", self.time.elapsed().as_secs_f64()),
                 host: what.host.to_owned(),
                 kind: what.kind,
                 causes: what.causes.iter().map(|cause| format!("{cause:032x}")).collect(),

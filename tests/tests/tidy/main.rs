@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, reason = "the helpers of a test fail the test")]
 
 mod bans;
+mod patches;
 mod project;
 mod rules;
 mod walls;
