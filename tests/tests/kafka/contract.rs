@@ -25,6 +25,22 @@ const NOT_EXPRESSED: &[(&str, &str)] = &[
     ("an_idle_consumer_is_quiet", "counts the requests of another client"),
 ];
 
+/// How the names of the cases begin that depend on the group's protocol.
+const MEMBERSHIP: &[&str] = &[
+    "b16",
+    "b17",
+    "b18",
+    "b19",
+    "b20",
+    "b21",
+    "b22",
+    "b28",
+    "a_rebalance",
+    "an_assigned",
+    "a_paused",
+    "reading",
+];
+
 type Case = fn(Real) -> Pin<Box<dyn Future<Output = ()>>>;
 
 macro_rules! listed {
@@ -40,30 +56,40 @@ macro_rules! listed {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contract_kafka() {
     let Some(cluster) = cluster::start("contract kafka").await else { return };
-    let protocol = match std::env::var("KAFKA_PROTOCOL").as_deref() {
-        Ok("consumer") => GroupProtocol::Consumer,
-        _ => GroupProtocol::Classic,
-    };
-    let real = Real(Arc::new(cluster), protocol);
+    let cluster = Arc::new(cluster);
     let mut all: Vec<(&str, Case)> = cases::every_case!(listed);
     all.extend(own::CASES);
     let wanted = std::env::var("KAFKA_CASE").unwrap_or_default();
     let mut failed = vec![];
-    println!("{:<75} {:>7}  embedded  real", "case", "seconds");
-    for (name, case) in
-        all.into_iter().filter(|(name, _)| wanted.split(',').any(|wanted| name.starts_with(wanted)))
-    {
-        if let Some((_, why)) = NOT_EXPRESSED.iter().find(|(case, _)| *case == name) {
-            println!("{name:<75} {:>7}  ok        not expressed: {why}", "");
-            continue;
-        }
-        let begun = Instant::now();
-        let outcome = AssertUnwindSafe(case(real.clone())).catch_unwind().await;
-        let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("{name:<75} {:>7.1}  ok        {verdict}", begun.elapsed().as_secs_f64());
-        if outcome.is_err() {
-            failed.push(name);
+    for (protocol, label) in [(GroupProtocol::Classic, "real"), (GroupProtocol::Consumer, "real, KIP-848")] {
+        println!("{:<75} {:>7}  embedded  {label}", "case", "seconds");
+        let real = Real(Arc::clone(&cluster), protocol);
+        for (name, case) in all.iter().filter(|(name, _)| is_wanted(name, &wanted, protocol)) {
+            failed.extend(run(name, *case, &real).await.err());
         }
     }
     assert!(failed.is_empty(), "not the same verdict: {failed:?}");
+}
+
+/// What depends on the group's protocol is run with both.
+fn is_wanted(name: &str, wanted: &str, protocol: GroupProtocol) -> bool {
+    let of_groups = |name: &str| MEMBERSHIP.iter().any(|prefix| name.starts_with(prefix));
+    wanted.split(',').any(|prefix| name.starts_with(prefix))
+        && match protocol {
+            GroupProtocol::Classic => true,
+            GroupProtocol::Consumer => of_groups(name),
+        }
+}
+
+/// Runs one case and prints what came of it. The name of the case, if it failed.
+async fn run(name: &'static str, case: Case, real: &Real) -> Result<(), &'static str> {
+    if let Some((_, why)) = NOT_EXPRESSED.iter().find(|(case, _)| *case == name) {
+        println!("{name:<75} {:>7}  ok        not expressed: {why}", "");
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let outcome = AssertUnwindSafe(case(real.clone())).catch_unwind().await;
+    let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
+    println!("{name:<75} {:>7.1}  ok        {verdict}", begun.elapsed().as_secs_f64());
+    outcome.map_err(|_| name)
 }

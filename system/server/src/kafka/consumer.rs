@@ -19,7 +19,12 @@
 //! and holds the rebalance open. It stops fetching for all of the member's partitions meanwhile, and what it had read
 //! ahead is read again after: a price for every rebalance, paid with time, not with records.
 //!
-//! **Protocol.** `group.protocol=classic` with the cooperative-sticky assignor (KIP-429). See the table in `mod.rs`.
+//! The acknowledgement of an assignment comes from polling, as in Kafka's own client: a rebalance is over for everybody
+//! when each member has called `next`.
+//!
+//! **Protocol.** The classic one with the cooperative-sticky assignor (KIP-429) by default, KIP-848 if it is asked for.
+//! Both pass the same cases on Kafka 4.1.1. Classic is the default because it needs no broker of version 4, leaves the
+//! session timeout to the client, and lets old and new members share a group during a deploy.
 //!
 //! Left out: static members, eager rebalancing, and starting from committed offsets. A member that is dropped leaves the
 //! group as a closed one does, only that nobody waits for it.
