@@ -4,5 +4,15 @@
 //! to the same contract suite as the simulation. It leaves out any rule of the domain and any guarantee: those live
 //! in `stormglass-runtime` and `stormglass-orders`.
 
+pub mod cli;
+pub mod embedded;
+pub mod health;
+pub mod host;
+pub mod http;
 pub mod kafka;
+pub mod outside;
 pub mod postgres;
+pub mod serve;
+pub mod settings;
+pub mod stack;
+pub mod stop;

@@ -1,0 +1,44 @@
+//! The `stormglass` command.
+
+use std::{
+    io::{IsTerminal, stderr},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use stormglass_server::{
+    cli::{self, Arguments},
+    settings::{LogFormat, LogSettings},
+    stop::Stop,
+};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop) => {
+            eprintln!("stormglass: {stop}");
+            ExitCode::from(stop.exit_code())
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Stop> {
+    let settings = arguments.settings()?;
+    start_log(&settings.log)?;
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Stop::Internal(format!("no threads to work on: {error}")))?;
+    runtime.block_on(cli::run(arguments, settings))
+}
+
+/// Logs go to standard error; standard output is for what was asked.
+fn start_log(settings: &LogSettings) -> Result<(), Stop> {
+    let filter = EnvFilter::try_new(&settings.filter)
+        .map_err(|error| Stop::Usage(format!("log.filter = {:?}: {error}", settings.filter)))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    match settings.format {
+        LogFormat::Pretty => log.with_ansi(stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
