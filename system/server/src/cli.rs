@@ -3,15 +3,22 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
+use metrics_exporter_prometheus::PrometheusHandle;
 use stormglass_runtime::Entropy;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use uuid::Uuid;
 
 use crate::{
+    commands::{
+        dead::{self, DeadCommand},
+        stand_in::{self, StandInArguments},
+        topics,
+    },
     embedded::{self, Clusters},
     host::Jitter,
-    http,
+    http, migrations, real,
     serve::{self, Process, Role},
     settings::{PREFIX, Settings, SettingsError, Sources},
     stop::{EXIT_CODES, Stop},
@@ -51,13 +58,35 @@ struct SourceArguments {
 enum Command {
     /// Runs until SIGTERM or Ctrl-C, then drains.
     Serve(ServeArguments),
+    /// Applies the migrations that the database lacks.
+    Migrate,
+    /// Creates the topics, or checks them against what the guarantees need.
+    #[command(subcommand)]
+    Topics(TopicsCommand),
+    /// Lists, shows, redrives and discards dead letters.
+    #[command(subcommand)]
+    Dead(DeadCommand),
+    /// Serves a payment provider or a notifier that only pretends.
+    StandIn(StandInArguments),
 }
 
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
 struct ServeArguments {
+    /// What this process is, on the Kafka and PostgreSQL of the settings.
+    #[arg(long, value_enum)]
+    role: Option<Role>,
     /// Everything in this process, Kafka, PostgreSQL and the parties outside included. Nothing is kept.
-    #[arg(long, required = true)]
+    #[arg(long)]
     embedded: bool,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum TopicsCommand {
+    /// Creates what is missing, then checks.
+    Create,
+    /// Prints what each topic is.
+    Check,
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
@@ -94,32 +123,86 @@ pub async fn run(arguments: &Arguments, settings: Settings) -> Result<(), Stop> 
         print!("{}", settings.shown());
         return Ok(());
     }
-    match &arguments.command {
-        Some(Command::Serve(serve)) => run_serve(serve, settings).await,
-        None => Err(Stop::Usage("no command; see --help".to_owned())),
+    let command =
+        arguments.command.as_ref().ok_or_else(|| Stop::Usage("no command; see --help".to_owned()))?;
+    match command {
+        Command::Serve(ServeArguments { role: Some(role), .. }) => serve_real(*role, settings).await,
+        Command::Serve(ServeArguments { role: None, .. }) => serve_embedded(settings).await,
+        Command::Migrate => migrate(&settings).await,
+        Command::Topics(TopicsCommand::Create) => topics::create(&settings).await,
+        Command::Topics(TopicsCommand::Check) => topics::check(&settings).await,
+        Command::Dead(command) => dead::run(command, &settings).await,
+        Command::StandIn(stand_in) => {
+            stand_in::run(stand_in, arguments.sources.listen, shutdown_on_signal()?).await
+        }
     }
 }
 
-async fn run_serve(_arguments: &ServeArguments, settings: Settings) -> Result<(), Stop> {
-    let shutdown = CancellationToken::new();
-    tokio::spawn(cancel_on_signal(shutdown.clone())?);
-    let metrics = http::collect_metrics().map_err(|error| Stop::Internal(format!("metrics: {error}")))?;
-    tokio::spawn(http::upkeep(metrics.clone()));
-    let listener = http::bind(&settings).await?;
-    let incarnation = serve::incarnation()?;
-    let entropy: Arc<dyn Entropy> = Arc::new(Jitter::of(incarnation));
+async fn migrate(settings: &Settings) -> Result<(), Stop> {
+    let applied = migrations::apply(settings).await?;
+    if applied.is_empty() {
+        println!("nothing to apply: the schema is this release's");
+    }
+    for migration in applied {
+        println!("applied {migration}");
+    }
+    Ok(())
+}
+
+async fn serve_embedded(settings: Settings) -> Result<(), Stop> {
     settings.check_work()?;
+    let listener = http::bind(settings.http.listen).await?;
+    let (metrics, shutdown, incarnation) = (metrics()?, shutdown_on_signal()?, serve::incarnation()?);
     let clusters = Clusters::start(&settings).await?;
     let address = listener.local_addr().map_err(|error| Stop::Internal(format!("http.listen: {error}")))?;
     print!("{}", embedded::greeting(address));
     let process = Process {
-        stack: clusters.stack(&entropy),
+        stack: clusters.stack(&jitter(incarnation)),
         keyring: Some(embedded::keyring()?),
         settings,
         roles: Role::All.parts(),
         incarnation,
     };
     process.run(listener, Some(metrics), shutdown).await
+}
+
+/// Everything is checked before anything starts: settings, then the address, then topics and migrations.
+async fn serve_real(role: Role, settings: Settings) -> Result<(), Stop> {
+    settings.check_work()?;
+    settings.check_outside("payments", &settings.payments)?;
+    settings.check_outside("notifications", &settings.notifications)?;
+    settings.check_postgres()?;
+    let roles = role.parts();
+    let keyring = roles.contains(&Role::Gateway).then(|| settings.keyring()).transpose()?;
+    let kafka = real::kafka(&settings)?;
+    let listener = http::bind(settings.http.listen).await?;
+    let (metrics, shutdown, incarnation) = (metrics()?, shutdown_on_signal()?, serve::incarnation()?);
+    real::check_topics(&kafka, &settings).await?;
+    let database = match role {
+        Role::Gateway => real::database_if_there(&settings).await?,
+        Role::Orders | Role::Payments | Role::Inventory | Role::Notifications | Role::Relay | Role::All => {
+            real::database(&settings).await?
+        }
+    };
+    let stack = real::stack((kafka, database), &settings, jitter(incarnation))?;
+    info!(%role, listening = ?listener.local_addr(), "checked");
+    Process { stack, settings, roles, keyring, incarnation }.run(listener, Some(metrics), shutdown).await
+}
+
+fn jitter(incarnation: Uuid) -> Arc<dyn Entropy> {
+    Arc::new(Jitter::of(incarnation))
+}
+
+fn metrics() -> Result<PrometheusHandle, Stop> {
+    let metrics = http::collect_metrics().map_err(|error| Stop::Internal(format!("metrics: {error}")))?;
+    tokio::spawn(http::upkeep(metrics.clone()));
+    Ok(metrics)
+}
+
+fn shutdown_on_signal() -> Result<CancellationToken, Stop> {
+    let shutdown = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(shutdown.clone())?);
+    Ok(shutdown)
 }
 
 /// A task that cancels `shutdown` on SIGTERM or Ctrl-C.

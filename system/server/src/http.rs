@@ -1,6 +1,6 @@
 //! The HTTP side of every role: `/metrics`, `/livez`, and the gateway where it is part of it.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -18,7 +18,7 @@ use tokio::{
     time::{Duration, Instant, sleep},
 };
 
-use crate::{settings::Settings, stop::Stop};
+use crate::stop::Stop;
 
 /// Upper bounds of the histograms, in seconds: from a statement to a provider that times out.
 const BUCKETS: [f64; 14] =
@@ -44,14 +44,13 @@ pub async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
-/// The address that `http.listen` names.
+/// Listens at an address.
 ///
 /// # Errors
 /// If it is taken, or not this machine's.
-pub async fn bind(settings: &Settings) -> Result<TcpListener, Stop> {
-    let address = settings.http.listen;
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Stop> {
     TcpListener::bind(address).await.map_err(|error| {
-        Stop::Usage(format!("http.listen = {address}: {error}; choose another address with --listen"))
+        Stop::Usage(format!("http.listen = {address}: {error}; choose another with --listen"))
     })
 }
 

@@ -5,13 +5,16 @@
 //! in `stormglass-runtime` and `stormglass-orders`.
 
 pub mod cli;
+pub mod commands;
 pub mod embedded;
 pub mod health;
 pub mod host;
 pub mod http;
 pub mod kafka;
+pub mod migrations;
 pub mod outside;
 pub mod postgres;
+pub mod real;
 pub mod serve;
 pub mod settings;
 pub mod stack;

@@ -1,0 +1,5 @@
+//! The commands beside `serve`, one file each.
+
+pub mod dead;
+pub mod stand_in;
+pub mod topics;

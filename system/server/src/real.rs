@@ -1,0 +1,106 @@
+//! The real Kafka and PostgreSQL behind the ports, and what is checked of them before anything starts.
+
+use std::sync::Arc;
+
+use stormglass_orders::{Row, TOPIC};
+use stormglass_runtime::{DurabilityFacts, Entropy, Failure, Reason, Topic};
+
+use crate::{
+    host::SystemClock,
+    kafka::Kafka,
+    migrations,
+    outside::Outside,
+    postgres::{self, Client},
+    settings::{Settings, topics},
+    stack::Stack,
+    stop::Stop,
+};
+
+/// A client of the cluster that the settings name. It connects in the background.
+///
+/// # Errors
+/// A setting that must not be used.
+pub fn kafka(settings: &Settings) -> Result<Arc<Kafka>, Stop> {
+    settings.check_kafka()?;
+    let kafka = Kafka::start(settings.kafka.clone());
+    kafka.map(Arc::new).map_err(|error| Stop::Usage(format!("settings: kafka: {error}")))
+}
+
+/// A client of the database that the settings name, whose login and migrations are as they must be.
+///
+/// # Errors
+/// Why the primary cannot be used.
+pub async fn database(settings: &Settings) -> Result<Arc<Client<Row>>, Stop> {
+    settings.check_postgres()?;
+    migrations::check(settings).await?;
+    Ok(client(settings))
+}
+
+/// The same without asking anything: a gateway takes orders while PostgreSQL is away.
+///
+/// # Errors
+/// A setting that must not be used, or a database that answers and is not as it must be.
+pub async fn database_if_there(settings: &Settings) -> Result<Arc<Client<Row>>, Stop> {
+    settings.check_postgres()?;
+    match migrations::check(settings).await {
+        Ok(()) => {}
+        Err(Stop::Unreachable(line)) => tracing::warn!("orders are taken and cannot be shown: {line}"),
+        Err(stop) => return Err(stop),
+    }
+    Ok(client(settings))
+}
+
+fn client(settings: &Settings) -> Arc<Client<Row>> {
+    Arc::new(Client::new(&settings.database(), postgres::orders::tables()))
+}
+
+/// Ports on both.
+///
+/// # Errors
+/// An address outside that is none.
+pub fn stack(
+    (kafka, database): (Arc<Kafka>, Arc<Client<Row>>),
+    settings: &Settings,
+    entropy: Arc<dyn Entropy>,
+) -> Result<Stack, Stop> {
+    Ok(Stack {
+        broker: Arc::clone(&kafka) as _,
+        producer: kafka,
+        database: Arc::clone(&database) as _,
+        reader: database,
+        clock: Arc::new(SystemClock),
+        entropy,
+        provider: Arc::new(Outside::new("payments", &settings.payments)?),
+        notifier: Arc::new(Outside::new("notifications", &settings.notifications)?),
+    })
+}
+
+/// Whether every topic exists, and the one of events upholds G10 and G11. Answers with what each topic is.
+///
+/// # Errors
+/// The first topic that is not as it must be.
+pub async fn check_topics(kafka: &Kafka, settings: &Settings) -> Result<Vec<DurabilityFacts>, Stop> {
+    let mut found = Vec::new();
+    for topic in topics() {
+        let facts = describe(kafka, &topic, settings).await?;
+        if topic.as_str() == TOPIC {
+            settings.worker.check_topic(&facts).map_err(|error| Stop::Unfit(error.to_string()))?;
+        }
+        found.push(facts);
+    }
+    Ok(found)
+}
+
+async fn describe(kafka: &Kafka, topic: &Topic, settings: &Settings) -> Result<DurabilityFacts, Stop> {
+    kafka.describe_topic(topic).await.map_err(|failure| match failure {
+        Failure::Rejected(Reason::UnknownTopic(name)) => {
+            Stop::Missing(format!("topic {name} does not exist; create it with `stormglass topics create`"))
+        }
+        other => Stop::of(&at_kafka(settings), &other),
+    })
+}
+
+/// Where Kafka is, for messages.
+pub fn at_kafka(settings: &Settings) -> String {
+    format!("Kafka at {} (kafka.brokers)", settings.kafka.brokers)
+}
