@@ -14,6 +14,7 @@ use crate::{
     commands::{
         dead::{self, DeadCommand},
         stand_in::{self, StandInArguments},
+        stock::{self, StockCommand},
         topics,
     },
     embedded::{self, Clusters},
@@ -66,6 +67,9 @@ enum Command {
     /// Lists, shows, redrives and discards dead letters.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Puts units on a shelf.
+    #[command(subcommand)]
+    Stock(StockCommand),
     /// Serves a payment provider or a notifier that only pretends.
     StandIn(StandInArguments),
 }
@@ -114,6 +118,18 @@ impl Arguments {
     }
 }
 
+impl Arguments {
+    /// What is logged: what `log.filter` says, else enough to follow what serves, and no more than errors and the audit
+    /// of what answers at once.
+    pub fn log_filter<'a>(&self, settings: &'a Settings) -> &'a str {
+        match (settings.log.filter.as_str(), &self.command) {
+            ("", Some(Command::Serve(_) | Command::StandIn(_))) => "info,librdkafka=warn",
+            ("", _) => "error,librdkafka=off,stormglass_runtime=info",
+            (filter, _) => filter,
+        }
+    }
+}
+
 /// Does what was asked.
 ///
 /// # Errors
@@ -132,6 +148,7 @@ pub async fn run(arguments: &Arguments, settings: Settings) -> Result<(), Stop> 
         Command::Topics(TopicsCommand::Create) => topics::create(&settings).await,
         Command::Topics(TopicsCommand::Check) => topics::check(&settings).await,
         Command::Dead(command) => dead::run(command, &settings).await,
+        Command::Stock(command) => stock::run(command, &settings).await,
         Command::StandIn(stand_in) => {
             stand_in::run(stand_in, arguments.sources.listen, shutdown_on_signal()?).await
         }

@@ -96,6 +96,10 @@ async fn describe(kafka: &Kafka, topic: &Topic, settings: &Settings) -> Result<D
         Failure::Rejected(Reason::UnknownTopic(name)) => {
             Stop::Missing(format!("topic {name} does not exist; create it with `stormglass topics create`"))
         }
+        Failure::NotDone(cause) => Stop::Unreachable(format!(
+            "{} does not answer: {cause}; is it up, and is that its address?",
+            at_kafka(settings)
+        )),
         other => Stop::of(&at_kafka(settings), &other),
     })
 }

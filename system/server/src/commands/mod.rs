@@ -2,4 +2,5 @@
 
 pub mod dead;
 pub mod stand_in;
+pub mod stock;
 pub mod topics;

@@ -55,7 +55,7 @@ pub struct Settings {
 pub struct LogSettings {
     /// `pretty` or `json`.
     pub format: LogFormat,
-    /// As `tracing_subscriber::EnvFilter` reads it: `info`, `warn,stormglass_runtime=debug`.
+    /// As `tracing_subscriber::EnvFilter` reads it: `info`, `warn,stormglass_runtime=debug`. Empty: what fits the command.
     pub filter: String,
 }
 
@@ -157,7 +157,7 @@ impl Default for Settings {
         let outside =
             |port: u16| OutsideSettings { url: format!("http://127.0.0.1:{port}"), timeout_ms: 8_000 };
         Self {
-            log: LogSettings { format: LogFormat::Pretty, filter: "info".to_owned() },
+            log: LogSettings { format: LogFormat::Pretty, filter: String::new() },
             http: HttpSettings { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) },
             kafka: KafkaConfig::default(),
             topics: TopicSettings {
