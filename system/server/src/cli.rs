@@ -168,6 +168,7 @@ async fn migrate(settings: &Settings) -> Result<(), Stop> {
 
 async fn serve_embedded(settings: Settings) -> Result<(), Stop> {
     settings.check_work()?;
+    settings.check_gateway()?;
     let listener = http::bind(settings.http.listen).await?;
     let (metrics, shutdown, incarnation) = (metrics()?, shutdown_on_signal()?, serve::incarnation()?);
     let clusters = Clusters::start(&settings).await?;
@@ -186,11 +187,11 @@ async fn serve_embedded(settings: Settings) -> Result<(), Stop> {
 /// Everything is checked before anything starts: settings, then the address, then topics and migrations.
 async fn serve_real(role: Role, settings: Settings) -> Result<(), Stop> {
     settings.check_work()?;
-    settings.check_outside("payments", &settings.payments)?;
-    settings.check_outside("notifications", &settings.notifications)?;
     settings.check_postgres()?;
+    settings.check_gateway()?;
     let roles = role.parts();
     let keyring = roles.contains(&Role::Gateway).then(|| settings.keyring()).transpose()?;
+    let parties = real::Parties::new(&settings)?;
     let kafka = real::kafka(&settings)?;
     let listener = http::bind(settings.http.listen).await?;
     let (metrics, shutdown, incarnation) = (metrics()?, shutdown_on_signal()?, serve::incarnation()?);
@@ -201,7 +202,7 @@ async fn serve_real(role: Role, settings: Settings) -> Result<(), Stop> {
             real::database(&settings).await?
         }
     };
-    let stack = real::stack((kafka, database), &settings, jitter(incarnation))?;
+    let stack = real::stack((kafka, database), parties, &settings, jitter(incarnation))?;
     info!(%role, listening = ?listener.local_addr(), "checked");
     Process { stack, settings, roles, keyring, incarnation }.run(listener, Some(metrics), shutdown).await
 }

@@ -84,7 +84,8 @@ impl Clusters {
         let outside = Arc::new(StandIn::new(Manners::default(), Arc::clone(entropy)));
         Stack {
             broker: Arc::clone(&kafka) as _,
-            producer: kafka,
+            producer: Arc::clone(&kafka) as _,
+            intake: kafka,
             database: Arc::clone(&database) as _,
             reader: database,
             clock: Arc::clone(&self.clock),

@@ -22,7 +22,7 @@ use crate::stack::Stack;
 /// How often both are asked.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// How long either may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What was found last.
 #[derive(Debug, Default)]

@@ -54,25 +54,57 @@ fn client(settings: &Settings) -> Arc<Client<Row>> {
     Arc::new(Client::new(&settings.database(), postgres::orders::tables()))
 }
 
-/// Ports on both.
+/// The parties outside, by their addresses. Nothing is connected to.
+pub struct Parties {
+    provider: Outside,
+    notifier: Outside,
+}
+
+impl Parties {
+    /// Those that the settings name.
+    ///
+    /// # Errors
+    /// A setting that must not be used.
+    pub fn new(settings: &Settings) -> Result<Self, Stop> {
+        settings.check_outside("payments", &settings.payments)?;
+        settings.check_outside("notifications", &settings.notifications)?;
+        Ok(Self {
+            provider: Outside::new("payments", &settings.payments)?,
+            notifier: Outside::new("notifications", &settings.notifications)?,
+        })
+    }
+}
+
+/// Ports on all of them.
 ///
 /// # Errors
-/// An address outside that is none.
+/// A setting that must not be used.
 pub fn stack(
     (kafka, database): (Arc<Kafka>, Arc<Client<Row>>),
+    parties: Parties,
     settings: &Settings,
     entropy: Arc<dyn Entropy>,
 ) -> Result<Stack, Stop> {
     Ok(Stack {
         broker: Arc::clone(&kafka) as _,
         producer: kafka,
+        intake: intake(settings)?,
         database: Arc::clone(&database) as _,
         reader: database,
         clock: Arc::new(SystemClock),
         entropy,
-        provider: Arc::new(Outside::new("payments", &settings.payments)?),
-        notifier: Arc::new(Outside::new("notifications", &settings.notifications)?),
+        provider: Arc::new(parties.provider),
+        notifier: Arc::new(parties.notifier),
     })
+}
+
+/// A client for the gateway: one that gives up on a record while whoever placed the order still waits.
+fn intake(settings: &Settings) -> Result<Arc<Kafka>, Stop> {
+    let mut settings = settings.clone();
+    settings.kafka.delivery_timeout_ms = settings.gateway.publish_time_ms;
+    settings.kafka.request_timeout_ms =
+        settings.kafka.request_timeout_ms.min(settings.gateway.publish_time_ms);
+    kafka(&settings)
 }
 
 /// Whether every topic exists, and the one of events upholds G10 and G11. Answers with what each topic is.

@@ -181,7 +181,7 @@ impl Process {
             None => common.merge(http::livez(health)),
             Some(keyring) => common.merge(
                 Gateway {
-                    producer: Arc::clone(&self.stack.producer),
+                    producer: Arc::clone(&self.stack.intake),
                     reader: Arc::clone(&self.stack.reader),
                     clock: Arc::clone(&self.stack.clock),
                     keyring: Arc::new(keyring.clone()),

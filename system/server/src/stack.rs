@@ -13,8 +13,10 @@ use stormglass_runtime::{Broker, Clock, Database, Entropy, Ports, Producer, Read
 pub struct Stack {
     /// Kafka, for consumers.
     pub broker: Arc<dyn Broker>,
-    /// Kafka, for whoever publishes.
+    /// Kafka, for the relay.
     pub producer: Arc<dyn Producer>,
+    /// Kafka, for the gateway, whose clients do not wait as long as a relay may.
+    pub intake: Arc<dyn Producer>,
     /// PostgreSQL, for transactions.
     pub database: Arc<dyn Database<Row>>,
     /// PostgreSQL, for reads.

@@ -69,10 +69,18 @@ fn a_wrong_value_is_refused_by_name(#[case] file: &str, #[case] flags: &[(&str, 
 #[rstest]
 #[case::out_of_range("worker.lanes", "65", "worker.lanes = 65: must be between 1 and 64")]
 #[case::contradiction("postgres.statement_timeout_ms", "5", "must be above worker.lock_timeout_ms")]
+#[case::bodies_that_no_record_holds(
+    "gateway.body_bytes",
+    "600000",
+    "must be at most half of kafka.record_bytes_max"
+)]
 #[case::another_topic("worker.topics", "orders,others", "worker.topics must be [\"orders\"]")]
 fn settings_that_break_a_guarantee_are_refused(#[case] key: &str, #[case] value: &str, #[case] line: &str) {
     let settings = load("", &[], &[("postgres.urls", "postgres://db/x"), (key, value)]).expect("well formed");
-    let refusal = settings.check_work().and_then(|()| settings.check_postgres()).expect_err("refused");
+    let refusal = (settings.check_work())
+        .and_then(|()| settings.check_postgres())
+        .and_then(|()| settings.check_gateway())
+        .expect_err("refused");
     assert!(refusal.to_string().contains(line), "{refusal}");
 }
 

@@ -124,6 +124,8 @@ pub struct GatewaySettings {
     pub body_bytes: usize,
     /// How long a client may take to send its body.
     pub body_time_ms: u64,
+    /// How long all in-sync replicas may take to have an order before 503 is answered. 100 to 300,000.
+    pub publish_time_ms: u64,
     /// How long a read may take.
     pub read_time_ms: u64,
     /// How long placing an order asks the read side for an early 422.
@@ -171,6 +173,7 @@ impl Default for Settings {
                 receipt_keys: Vec::new(),
                 body_bytes: limits.body_bytes,
                 body_time_ms: ms(limits.body_time),
+                publish_time_ms: 5_000,
                 read_time_ms: ms(limits.read_time),
                 early_read_time_ms: ms(limits.early_read_time),
                 retry_after_ms: ms(limits.retry_after),
@@ -270,6 +273,25 @@ impl Settings {
         ensure(self.orders.deadline_ms > 0, "orders.deadline_ms", "must be at least 1")
     }
 
+    /// What the gateway needs beside its keys.
+    ///
+    /// # Errors
+    /// The first setting that must not be used.
+    pub fn check_gateway(&self) -> Result<(), SettingsError> {
+        let (gateway, record_bytes) = (&self.gateway, self.kafka.record_bytes_max);
+        ensure(
+            (100..=300_000).contains(&gateway.publish_time_ms),
+            "gateway.publish_time_ms",
+            "must be between 100 and 300000",
+        )?;
+        ensure(
+            (1..=record_bytes / 2).contains(&gateway.body_bytes),
+            "gateway.body_bytes",
+            "must be at most half of kafka.record_bytes_max: what is accepted has to fit a record",
+        )?;
+        ensure(gateway.page_max > 0, "gateway.page_max", "must be at least 1")
+    }
+
     /// What a worker needs that asks `outside`, the section `name`.
     ///
     /// # Errors
@@ -315,7 +337,7 @@ impl Settings {
             body_bytes: gateway.body_bytes,
             body_time: Duration::from_millis(gateway.body_time_ms),
             // The producer's own timeout says more than giving up on it.
-            publish_time: Duration::from_millis(self.kafka.delivery_timeout_ms.saturating_add(1_000)),
+            publish_time: Duration::from_millis(gateway.publish_time_ms.saturating_add(1_000)),
             read_time: Duration::from_millis(gateway.read_time_ms),
             early_read_time: Duration::from_millis(gateway.early_read_time_ms),
             retry_after: Duration::from_millis(gateway.retry_after_ms),

@@ -1,0 +1,68 @@
+//! What a command line that cannot be carried out is answered with: one line that says where and what, and an exit code.
+
+#![expect(clippy::expect_used, reason = "a helper that cannot do its part fails the test")]
+
+use std::{net::TcpListener, process::Command};
+
+use rstest::rstest;
+
+/// Nobody listens on port 1.
+const NOBODY: &str = "postgres.urls=postgres://me:hush@127.0.0.1:1/shop";
+const NO_BROKER: &str = "kafka.brokers=127.0.0.1:1";
+const SOON: &str = "kafka.request_timeout_ms=500";
+const KEY: &str = "gateway.receipt_keys=k1:0123456789abcdef0123456789abcdef";
+
+/// Runs the binary; answers with its exit code and what it says on standard error.
+fn stormglass(arguments: &[&str]) -> (Option<i32>, String) {
+    let ended = Command::new(env!("CARGO_BIN_EXE_stormglass")).args(arguments).output().expect("it runs");
+    (ended.status.code(), String::from_utf8(ended.stderr).expect("UTF-8"))
+}
+
+#[rstest]
+#[case::no_database(&["migrate"], 2, "postgres.urls names no server")]
+#[case::database_away(&["migrate", "--set", NOBODY], 3, "PostgreSQL at 127.0.0.1:1: Connection refused")]
+#[case::dead_letters_away(&["dead", "list", "--consumer", "orders", "--set", NOBODY], 3, "Connection refused")]
+#[case::no_broker(&["topics", "check"], 2, "kafka.brokers")]
+#[case::broker_away(&["topics", "check", "--set", NO_BROKER, "--set", SOON], 3, "Kafka at 127.0.0.1:1 (kafka.brokers)")]
+#[case::a_gateway_without_keys(&["serve", "--role", "gateway", "--set", NOBODY], 2, "gateway.receipt_keys names no key")]
+#[case::a_provider_that_is_slower_than_its_lease(
+    &["serve", "--role", "payments", "--set", NOBODY, "--set", "payments.timeout_ms=60000"], 2, "payments.timeout_ms")]
+#[case::a_provider_that_is_nowhere(
+    &["serve", "--role", "payments", "--set", NOBODY, "--set", NO_BROKER, "--set", "payments.url=nowhere"], 2, "payments.url")]
+#[case::a_log_filter_that_is_none(&["migrate", "--set", "log.filter=a=b=c"], 2, "log.filter")]
+fn what_cannot_be_done_is_one_line_and_an_exit_code(
+    #[case] arguments: &[&str],
+    #[case] code: i32,
+    #[case] line: &str,
+) {
+    let (exit, said) = stormglass(arguments);
+    assert_eq!(exit, Some(code), "{said}");
+    assert!(said.starts_with("stormglass: ") && said.contains(line), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!said.contains("hush"), "a password is printed: {said}");
+}
+
+#[rstest]
+#[case::nothing_to_serve(&["serve"])]
+#[case::two_things_to_serve(&["serve", "--embedded", "--role", "relay"])]
+#[case::no_such_role(&["serve", "--role", "cook"])]
+#[case::a_letter_without_an_id(&["dead", "show", "--consumer", "orders", "first"])]
+#[case::a_redrive_without_a_reason(&["dead", "redrive", "--consumer", "orders", "--by", "me", "00000000-0000-0000-0000-000000000001"])]
+#[case::more_than_all(&["stand-in", "payments", "--fail", "101%"])]
+#[case::a_delivery_of_nothing(&["stock", "add", "--tenant", "acme", "--sku", "umbrella", "--units", "0"])]
+fn what_makes_no_sense_is_exit_code_2(#[case] arguments: &[&str]) {
+    let (exit, said) = stormglass(arguments);
+    assert_eq!(exit, Some(2), "{said}");
+}
+
+#[rstest]
+#[case::the_gateway(&["serve", "--role", "gateway", "--set", NOBODY, "--set", NO_BROKER, "--set", KEY])]
+#[case::everything_in_one_process(&["serve", "--embedded"])]
+#[case::a_stand_in(&["stand-in", "payments"])]
+fn an_address_that_is_taken_is_named(#[case] arguments: &[&str]) {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let (exit, said) = stormglass(&[arguments, &["--listen", &address, "--set", "log.filter=off"]].concat());
+    assert_eq!(exit, Some(2), "{said}");
+    assert!(said.starts_with(&format!("stormglass: http.listen = {address}: ")), "{said}");
+}
