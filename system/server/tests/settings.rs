@@ -37,17 +37,17 @@ fn flag_goes_over_environment_and_environment_over_file() {
 }
 
 #[rstest]
-#[case::in_the_file("[kafka]\nbroker = \"a:1\"", &[], &[], "kafka.broker;", "kafka.brokers")]
-#[case::in_the_environment("", &[("STORMGLASS_KAFKA_BROKERZ", "a:1")], &[], "STORMGLASS_KAFKA_BROKERZ", "kafka.brokers")]
-#[case::in_a_flag("", &[], &[("worker.lane", "3")], "worker.lane;", "worker.lanes")]
-#[case::a_section("[postgress]\nurls = []", &[], &[], "postgress.urls", "postgres.urls")]
+#[case::in_the_file("[kafka]\nbroker = \"a:1\"", &[], &[], ["kafka.broker;", "kafka.brokers"])]
+#[case::in_the_environment("", &[("STORMGLASS_KAFKA_BROKERZ", "a:1")], &[], ["STORMGLASS_KAFKA_BROKERZ", "kafka.brokers"])]
+#[case::in_a_flag("", &[], &[("worker.lane", "3")], ["worker.lane;", "worker.lanes"])]
+#[case::a_section("[postgress]\nurls = []", &[], &[], ["postgress.urls", "postgres.urls"])]
 fn an_unknown_key_is_refused_with_the_nearest_known_one(
     #[case] file: &str,
     #[case] environment: &[(&str, &str)],
     #[case] flags: &[(&str, &str)],
-    #[case] named: &str,
-    #[case] nearest: &str,
+    #[case] names: [&str; 2],
 ) {
+    let [named, nearest] = names;
     let refusal = load(file, environment, flags).expect_err("unknown").to_string();
     assert!(refusal.contains(named), "{refusal}");
     assert!(refusal.ends_with(&format!("nearest one is {nearest}")), "{refusal}");
