@@ -27,7 +27,7 @@ pub(crate) enum Outcome<P> {
     Failed(String),
     /// Not known, or not sent after something that is not known: the key stays.
     Unknown(String),
-    /// The provider will never do it.
+    /// The provider will never do it, and says that nothing was done under the key before.
     Rejected(String),
     /// The attempts are used up, and the provider says that nothing happened and nothing will.
     Closed,
@@ -80,7 +80,10 @@ pub(crate) async fn attempt<S: Service>(shared: Arc<Shared<S>>, job: Job) -> Fin
             Err(error) => Outcome::Unread(format!("the stored call cannot be read: {error}")),
             Ok(_) if !fits(&shared, &job) => Outcome::Abandoned,
             Ok(call) if spent => inquire(&shared, &job, call).await,
-            Ok(call) => act(&shared, &job, call).await,
+            Ok(asked) => match act(&shared, &job, asked).await {
+                Outcome::Rejected(error) => doubt(&shared, &job, (call, error)).await,
+                outcome => outcome,
+            },
         },
     };
     debug!(event = %job.event_id, attempts = job.attempts, ?outcome, "attempt");
@@ -109,6 +112,24 @@ async fn act<S: Service>(shared: &Shared<S>, job: &Job, call: S::Call) -> Outcom
         Err(ActError::Failed(error)) => Outcome::Failed(error),
         Err(ActError::NotSent(error) | ActError::Unknown(error)) => Outcome::Unknown(error),
         Err(ActError::Rejected(error)) => Outcome::Rejected(error),
+    }
+}
+
+/// A refusal speaks of the request that was refused. An earlier one under the same key, whose answer was lost, may have
+/// been done all the same, so the key is closed before the event dies of it.
+async fn doubt<S: Service>(
+    shared: &Shared<S>,
+    job: &Job,
+    (call, refused): (&[u8], String),
+) -> Outcome<S::Reply> {
+    match serde_json::from_slice(call) {
+        Ok(call) if fits(shared, job) => match inquire(shared, job, call).await {
+            Outcome::Closed => Outcome::Rejected(refused),
+            Outcome::Unanswered(error) => Outcome::Unknown(format!("{refused}; then {error}")),
+            outcome => outcome,
+        },
+        // The next attempt is refused again, and asks then.
+        Ok(_) | Err(_) => Outcome::Unknown(refused),
     }
 }
 

@@ -143,7 +143,9 @@ pub struct DurabilityFacts {
     pub min_insync: u32,
     /// `unclean.leader.election.enable`.
     pub unclean_election: bool,
-    /// `retention.ms`; `None` keeps everything, which compaction does too as far as the log's start is concerned.
+    /// Whether `cleanup.policy` says `compact`.
+    pub compacted: bool,
+    /// `retention.ms`; `None` keeps everything.
     pub retention: Option<Duration>,
 }
 
@@ -307,9 +309,6 @@ impl WorkerConfig {
                 advice: "the inbox forgets what retention removed; lengthen retention.ms (G10)",
             });
         }
-        if self.accepted_orders_may_be_lost {
-            return Ok(());
-        }
         let refuse = |field, value: String, range: &str, advice| {
             Err(ConfigError {
                 field,
@@ -318,6 +317,13 @@ impl WorkerConfig {
                 advice,
             })
         };
+        if facts.compacted {
+            let advice = "all events of a key are its story, and compaction keeps the last alone (G3)";
+            return refuse("cleanup.policy", "compact".to_owned(), "delete", advice);
+        }
+        if self.accepted_orders_may_be_lost {
+            return Ok(());
+        }
         const ADVICE: &str = "change the topic, or set accepted_orders_may_be_lost = true (G11)";
         if facts.replicas < 3 {
             return refuse("replication.factor", facts.replicas.to_string(), "at least 3", ADVICE);
@@ -393,6 +399,7 @@ mod tests {
             replicas: 3,
             min_insync: 2,
             unclean_election: false,
+            compacted: false,
             retention: Some(Duration::from_secs(7 * 86_400)),
         }
     }
@@ -443,6 +450,13 @@ mod tests {
         let facts = DurabilityFacts { retention: Some(Duration::from_secs(3_600)), ..facts() };
         let config = WorkerConfig { accepted_orders_may_be_lost: true, ..valid() };
         assert_eq!(config.check_topic(&facts).map_err(|error| error.field), Err("copies_within_ms"));
+    }
+
+    #[test]
+    fn compaction_is_refused_even_when_loss_is_allowed() {
+        let facts = DurabilityFacts { compacted: true, ..facts() };
+        let config = WorkerConfig { accepted_orders_may_be_lost: true, ..valid() };
+        assert_eq!(config.check_topic(&facts).map_err(|error| error.field), Err("cleanup.policy"));
     }
 
     #[test]

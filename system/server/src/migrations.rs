@@ -64,19 +64,26 @@ async fn missing(primary: &mut Primary) -> Result<Vec<String>, Stop> {
         Err(error) => return Err(refused(host, &error)),
     };
     let unfit = |line: String| Err(Stop::Unfit(format!("PostgreSQL at {host}: {line}")));
-    let mut wanted: BTreeMap<i64, _> = MIGRATOR.iter().map(|migration| (migration.version, migration)).collect();
+    let mut wanted: BTreeMap<i64, _> =
+        MIGRATOR.iter().map(|migration| (migration.version, migration)).collect();
     for (version, success, checksum) in applied {
         let Some(migration) = wanted.remove(&version) else {
-            return unfit(format!("migration {version} is of a newer release; use that release's stormglass"));
+            return unfit(format!(
+                "migration {version} is of a newer release; use that release's stormglass"
+            ));
         };
         if !success {
-            return unfit(format!("migration {version} broke off; mend its changes, and delete its row of _sqlx_migrations"));
+            return unfit(format!(
+                "migration {version} broke off; mend its changes, and delete its row of _sqlx_migrations"
+            ));
         }
         if migration.checksum.as_ref() != checksum {
             return unfit(format!("migration {version} is not the one that this stormglass was built with"));
         }
     }
-    let name = |(version, migration): (&i64, &&sqlx::migrate::Migration)| format!("{version} ({})", migration.description);
+    let name = |(version, migration): (&i64, &&sqlx::migrate::Migration)| {
+        format!("{version} ({})", migration.description)
+    };
     Ok(wanted.iter().map(name).collect())
 }
 
@@ -89,11 +96,13 @@ async fn connect(settings: &Settings) -> Result<Primary, Stop> {
         let asked = timeout(limit, ask(options.application_name("stormglass"))).await;
         last = match asked {
             Ok(Ok((connection, false))) => return Ok(Primary { connection, host }),
-            Ok(Ok((_, true))) => {
-                Stop::Unreachable(format!("PostgreSQL at {host} is a replica, and no primary answers (postgres.urls)"))
-            }
+            Ok(Ok((_, true))) => Stop::Unreachable(format!(
+                "PostgreSQL at {host} is a replica, and no primary answers (postgres.urls)"
+            )),
             Ok(Err(error)) => refused(&host, &error),
-            Err(_) => Stop::Unreachable(format!("PostgreSQL at {host} does not answer within {limit:?} (postgres.urls)")),
+            Err(_) => Stop::Unreachable(format!(
+                "PostgreSQL at {host} does not answer within {limit:?} (postgres.urls)"
+            )),
         };
     }
     Err(last)

@@ -105,6 +105,7 @@ async fn topics(real: Real) {
         replicas: 3,
         min_insync: 2,
         unclean_election: false,
+        compacted: false,
         retention,
     };
     assert_eq!(described, facts);

@@ -89,6 +89,20 @@ async fn a_rejected_call_is_a_dead_letter_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_after_an_unknown_outcome_does_not_deny_what_was_done() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    ledger.provider().plan.insert(1, [unknown(), ActError::Rejected("a proxy in between".to_owned())].into());
+    ledger.provider().happens.insert(1);
+    let worker = cluster.worker(&ledger, |_| {});
+    cluster.publish(Script::Charge, "a", 1).await;
+    cluster.settled().await;
+    assert_eq!((ledger.calls().0, ledger.questions()), (2, 1));
+    assert_eq!((cluster.entries("a"), ledger.charged()), (vec![1], vec![1]));
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_the_circuit_is_open_nothing_is_claimed_and_no_attempt_counts() {
     let cluster = Cluster::new(1);
     let ledger = Ledger::default();

@@ -41,7 +41,8 @@ pub async fn create(settings: &Settings) -> Result<(), Stop> {
 pub async fn check(settings: &Settings) -> Result<(), Stop> {
     let kafka = real::kafka(settings)?;
     for facts in real::check_topics(&kafka, settings).await? {
-        let DurabilityFacts { topic, replicas, min_insync, unclean_election, retention } = facts;
+        let DurabilityFacts { topic, replicas, min_insync, unclean_election, compacted: _, retention } =
+            facts;
         let retention = retention
             .map_or_else(|| "for ever".to_owned(), |kept| format!("for {} h", kept.as_secs() / 3_600));
         let election = if unclean_election { "unclean" } else { "clean" };

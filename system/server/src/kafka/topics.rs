@@ -58,6 +58,7 @@ impl Kafka {
                 )
                 .set("min.insync.replicas", &min_insync)
                 .set("unclean.leader.election.enable", "false")
+                .set("cleanup.policy", "delete")
                 .set("retention.ms", &retention);
                 admin.create_topics([&topic], options).await
             })
@@ -119,14 +120,14 @@ impl Kafka {
 
 fn facts(topic: &Topic, replicas: u32, resource: &ConfigResource) -> Option<DurabilityFacts> {
     let value = |name: &str| resource.get(name)?.value.as_deref();
-    let compacted = value("cleanup.policy")? == "compact";
     let retention: i64 = value("retention.ms")?.parse().ok()?;
-    let retention = u64::try_from(retention).ok().filter(|_| !compacted).map(Duration::from_millis);
+    let retention = u64::try_from(retention).ok().map(Duration::from_millis);
     Some(DurabilityFacts {
         topic: topic.clone(),
         replicas,
         min_insync: value("min.insync.replicas")?.parse().ok()?,
         unclean_election: value("unclean.leader.election.enable")? == "true",
+        compacted: value("cleanup.policy")?.contains("compact"),
         retention,
     })
 }

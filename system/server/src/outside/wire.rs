@@ -68,7 +68,9 @@ pub(super) fn besides_the_question() -> ActError {
 pub(super) fn failure(status: StatusCode, detail: &str) -> ActError {
     let line = format!("{status}: {detail}");
     match status {
-        StatusCode::CONFLICT => ActError::Failed(line),
+        // Nothing was done under the key, and nothing will be. Not 409: by the Idempotency-Key draft of the IETF that is
+        // the answer while an earlier request of the same key is still at work, and stays unknown below.
+        StatusCode::GONE => ActError::Failed(line),
         // Turned away unread. A wrong key or address is mended by people, not by dead letters.
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
@@ -87,7 +89,7 @@ pub(super) fn failure(status: StatusCode, detail: &str) -> ActError {
 /// The status that says this of the effect: what [`failure`] reads back.
 pub(super) fn status(error: &ActError) -> StatusCode {
     match error {
-        ActError::Failed(_) => StatusCode::CONFLICT,
+        ActError::Failed(_) => StatusCode::GONE,
         ActError::NotSent(_) => StatusCode::TOO_MANY_REQUESTS,
         ActError::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
         ActError::Rejected(_) => StatusCode::UNPROCESSABLE_ENTITY,
