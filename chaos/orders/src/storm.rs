@@ -28,12 +28,12 @@ use crate::{
     workload::Operation,
 };
 
-/// After the storm the system must have settled within this much simulated time, and [`CALM_PER_ORDER`] more for each
-/// order: a storm of ten thousand leaves a backlog, not a standstill.
+/// After the storm the system must have settled within this much simulated time, and [`CALM_PER_OPERATION`] more for
+/// each operation of its workload: a storm of ten thousand leaves a backlog, not a standstill.
 const CALM_MAX: Duration = Duration::from_secs(30);
 
-/// Two members of two lanes finish an order in half of this.
-const CALM_PER_ORDER: Duration = Duration::from_millis(10);
+/// Two members of two lanes finish an order in half of this; few operations are none.
+const CALM_PER_OPERATION: Duration = Duration::from_millis(10);
 
 /// How often a calm storm is asked whether it has settled.
 const SETTLED_EVERY: Duration = Duration::from_millis(100);
@@ -118,8 +118,8 @@ impl Storm {
     /// Raises the world: every host registered, the stock on its shelves, nothing begun.
     pub fn raise(cause: Cause, keep: Keep, until: Option<Duration>) -> Self {
         let Cause { seed, shape, operations, faults, rates } = cause;
-        let orders = u32::try_from(operations.len()).unwrap_or(u32::MAX);
-        let settled_by = Duration::from_millis(STORM_MS) + CALM_MAX + CALM_PER_ORDER * orders;
+        let count = u32::try_from(operations.len()).unwrap_or(u32::MAX);
+        let settled_by = Duration::from_millis(STORM_MS) + CALM_MAX + CALM_PER_OPERATION * count;
         let mut world = World::raise(WorldOptions {
             port_faults: PortFaults::Rates(rates),
             keep,

@@ -370,7 +370,11 @@ pub(crate) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn within(
+/// Checks that the number that a setting was given lies in its range; `advice` says what to do if not.
+///
+/// # Errors
+/// If it does not, by the setting's name.
+pub fn within(
     field: &'static str,
     value: u64,
     range: std::ops::RangeInclusive<u64>,

@@ -38,7 +38,7 @@ mod transact;
 mod worker;
 
 pub use broker::{Assignment, Broker, Consumer, Delivery, Producer, Revocation, Watermarks};
-pub use config::{ConfigError, DurabilityFacts, RelayConfig, WorkerConfig};
+pub use config::{ConfigError, DurabilityFacts, RelayConfig, WorkerConfig, within};
 pub use dead::{Audit, DEAD_LETTER, DISCARDED, DeadLetters};
 pub use event::{Emission, EventId, derive_id};
 pub use failure::{Cause, Failure, Reason};

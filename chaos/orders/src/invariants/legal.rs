@@ -281,14 +281,7 @@ mod tests {
 
     #[test]
     fn one_event_passes_through_one_state_only() {
-        let mut tale = Tale::of(LegalStates);
-        tale.append(0, placed(1));
-        tale.tx("w")
-            .take("payments", 0)
-            .queue_call("payments", 0, 1)
-            .row("payments", 1, asked())
-            .commit()
-            .unwrap();
+        let mut tale = charge_asked_for();
         let one = tale.tx("w").dequeue("payments", 1).row("payments", 1, json!({ "RefundOwed": capture() }));
         assert_eq!(one.commit().unwrap_err().got, "asked → refund owed");
     }
@@ -311,8 +304,8 @@ mod tests {
         assert_eq!(walk("reservations", states).unwrap_err().invariant, "legal-states");
     }
 
-    #[test]
-    fn payment_that_is_declined_without_a_word_is_caught() {
+    /// An order whose charge waits in the queue.
+    fn charge_asked_for() -> Tale {
         let mut tale = Tale::of(LegalStates);
         tale.append(0, placed(1));
         tale.tx("w")
@@ -321,6 +314,12 @@ mod tests {
             .row("payments", 1, asked())
             .commit()
             .unwrap();
+        tale
+    }
+
+    #[test]
+    fn payment_that_is_declined_without_a_word_is_caught() {
+        let mut tale = charge_asked_for();
         let died = tale.tx("w").change("payments", 1, |row| (row.call, row.dead_at) = (None, Some(row.due)));
         let violation = died.row("payments", 1, json!({ "Declined": "gave-up" })).commit().unwrap_err();
         assert_eq!(violation.got, "nobody was told");
@@ -328,14 +327,7 @@ mod tests {
 
     #[test]
     fn charge_that_dies_and_leaves_its_payment_waiting_is_caught() {
-        let mut tale = Tale::of(LegalStates);
-        tale.append(0, placed(1));
-        tale.tx("w")
-            .take("payments", 0)
-            .queue_call("payments", 0, 1)
-            .row("payments", 1, asked())
-            .commit()
-            .unwrap();
+        let mut tale = charge_asked_for();
         let died = tale.tx("w").change("payments", 1, |row| (row.call, row.dead_at) = (None, Some(row.due)));
         assert!(died.commit().unwrap_err().subject.contains("was given up"));
     }

@@ -4,11 +4,9 @@
 //! have changed before (idempotence, the partitioner), and a guarantee must not. What cannot be set (acknowledgements,
 //! idempotence, partitioner, committing) is what the ports promise.
 
-use std::ops::RangeInclusive;
-
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use serde::{Deserialize, Serialize};
-use stormglass_runtime::{ConfigError, ConsumerName};
+use stormglass_runtime::{ConfigError, ConsumerName, within};
 
 /// Where to read on when the wanted offset is no longer, or not yet, in the log (`auto.offset.reset`, SEMANTICS B23).
 /// Kafka's own default, `latest`, skips records silently and is not offered.
@@ -287,19 +285,6 @@ impl KafkaConfig {
         };
         consumer
     }
-}
-
-fn within(
-    field: &'static str,
-    value: u64,
-    range: RangeInclusive<u64>,
-    advice: &'static str,
-) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    let range = format!("between {} and {}", range.start(), range.end());
-    Err(ConfigError { field, value: value.to_string(), range, advice })
 }
 
 #[cfg(test)]
