@@ -100,10 +100,13 @@ impl Scratch {
     /// Builds the copy's command.
     ///
     /// Incrementally, since a patch changes a few lines of one crate: four times as fast. An incremental build of
-    /// optimised code now and then ends in symbols that the linker misses; what fails is therefore built once more as
-    /// usual before the patch is blamed.
+    /// optimised code now and then ends in symbols that the linker misses; what fails to link is therefore built once
+    /// more as usual before the patch is blamed.
     pub(crate) fn build(&self) -> Result<(), Unplanted> {
-        self.build_with(Incremental::Yes).or_else(|_| self.build_with(Incremental::No))
+        match self.build_with(Incremental::Yes) {
+            Err(why) if why.contains("linking with") => self.build_with(Incremental::No),
+            built => built,
+        }
     }
 
     fn build_with(&self, incremental: Incremental) -> Result<(), Unplanted> {

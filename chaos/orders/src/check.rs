@@ -6,7 +6,7 @@ use stormglass_sim::{Fault, FaultClass, Rates};
 
 use crate::{
     plan::STORM_MS,
-    shape::{BROKERS, CONSUMERS, DATABASES, NOTIFIER, PROVIDER, Shape},
+    shape::{BROKERS, CONSUMERS, DATABASES, NOTIFIER, OPERATOR, PROVIDER, Shape},
     workload::{Action, Basket, Operation},
 };
 
@@ -21,7 +21,7 @@ pub(crate) fn check(case: &Case, shape: &Shape, operations: &[Operation]) -> Res
     if !case.strike.is_empty() {
         return Err(misfit("strike".to_owned())("this suite strikes by rates only".to_owned()));
     }
-    let known = hosts(shape);
+    let known = hosts(shape, operations);
     for (index, wanted) in case.fault.iter().enumerate() {
         fault(wanted, shape, &known).map_err(misfit(format!("fault[{index}]")))?;
     }
@@ -125,11 +125,12 @@ fn fault(fault: &Fault, shape: &Shape, known: &[String]) -> Result<(), String> {
     }
 }
 
-/// Every host of a storm of this shape.
-fn hosts(shape: &Shape) -> Vec<String> {
-    let servers =
-        BROKERS.iter().chain(&DATABASES).chain(&[PROVIDER, NOTIFIER]).map(|name| (*name).to_owned());
-    shape.application_hosts().into_iter().chain(shape.clients()).chain(servers).collect()
+/// Every host of a storm of this shape; there is an operator only where there are duties.
+fn hosts(shape: &Shape, operations: &[Operation]) -> Vec<String> {
+    let operator = operations.iter().any(Operation::is_duty).then_some(&OPERATOR);
+    let single = BROKERS.iter().chain(&DATABASES).chain(&[PROVIDER, NOTIFIER]).chain(operator);
+    let single = single.map(|name| (*name).to_owned());
+    shape.application_hosts().into_iter().chain(shape.clients()).chain(single).collect()
 }
 
 #[cfg(test)]

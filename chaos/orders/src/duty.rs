@@ -50,10 +50,10 @@ impl DutyLog {
     }
 }
 
-/// Does `duties`, each at its time and until the database has taken it.
+/// Does `duties`, each at its time and until the database has taken it. Started anew, it goes on where `log` ends.
 pub async fn run(duties: Vec<Operation>, database: Arc<dyn Database<Row>>, log: DutyLog, host: Host) {
     let begun = Instant::now();
-    for duty in duties {
+    for duty in duties.into_iter().skip(log.done().duties) {
         tokio::time::sleep_until(begun + Duration::from_millis(duty.at_ms)).await;
         loop {
             match perform(&duty.action, &database, &host).await {
