@@ -46,7 +46,8 @@ pub enum PaymentReply {
     Refunded(Reference),
 }
 
-/// A payment provider. Requests with one key have one effect together, and every repeat gets the first one's reply.
+/// A payment provider. Requests with one key have one effect together, and every repeat gets the first one's reply, for
+/// as long as the provider remembers the key: longer than any outage (see [`stormglass_runtime::Service::act`]).
 ///
 /// A dropped future leaves the outcome unknown.
 #[async_trait]

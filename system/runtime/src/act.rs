@@ -13,6 +13,7 @@ use crate::{
     ActError, IdempotencyKey, Service,
     config::ms,
     logic::panic_text,
+    plan::Kept,
     shared::{Job, Shared},
 };
 
@@ -31,7 +32,9 @@ pub(crate) enum Outcome<P> {
     Rejected(String),
     /// The attempts are used up, and the provider says that nothing happened and nothing will.
     Closed,
-    /// The attempts are used up, and the provider does not say what happened: ask again, for as long as it takes.
+    /// The provider has answered this call before, and no longer knows it: its word that nothing happened is not true.
+    Forgotten,
+    /// A question was due, and the provider does not say what happened: ask again, for as long as it takes.
     Unanswered(String),
     /// The attempts are used up, and no call was ever made.
     Spent,
@@ -60,7 +63,7 @@ impl<P> Outcome<P> {
     /// What the circuit should know.
     pub fn health(&self) -> Health {
         match self {
-            Outcome::Replied(_) | Outcome::Rejected(_) | Outcome::Closed => Health::Well,
+            Outcome::Replied(_) | Outcome::Rejected(_) | Outcome::Closed | Outcome::Forgotten => Health::Well,
             Outcome::Failed(_) | Outcome::Unknown(_) | Outcome::Unanswered(_) => Health::Ill,
             Outcome::Decide | Outcome::Spent | Outcome::Abandoned | Outcome::Unread(_) => Health::Unasked,
         }
@@ -68,7 +71,7 @@ impl<P> Outcome<P> {
 }
 
 /// Makes the attempt that `job` is claimed for. An attempt beyond the budget (the last one was not known to fail, or
-/// its process died) is a question instead of a call.
+/// its process died) is a question instead of a call, and so is every attempt at a call that was answered once.
 pub(crate) async fn attempt<S: Service>(shared: Arc<Shared<S>>, job: Job) -> Finished<S> {
     let spent = job.attempts > shared.logic.attempts_max;
     let outcome = match &job.call {
@@ -79,8 +82,12 @@ pub(crate) async fn attempt<S: Service>(shared: Arc<Shared<S>>, job: Job) -> Fin
         Some(call) => match serde_json::from_slice(call) {
             Err(error) => Outcome::Unread(format!("the stored call cannot be read: {error}")),
             Ok(_) if !fits(&shared, &job) => Outcome::Abandoned,
-            Ok(call) if spent => inquire(&shared, &job, call).await,
-            Ok(asked) => match act(&shared, &job, asked).await {
+            Ok(Kept::Answered(call)) => match inquire(&shared, &job, call).await {
+                Outcome::Closed => Outcome::Forgotten,
+                outcome => outcome,
+            },
+            Ok(Kept::Asked(call)) if spent => inquire(&shared, &job, call).await,
+            Ok(Kept::Asked(call)) => match act(&shared, &job, call.clone()).await {
                 Outcome::Rejected(error) => doubt(&shared, &job, (call, error)).await,
                 outcome => outcome,
             },
@@ -120,16 +127,16 @@ async fn act<S: Service>(shared: &Shared<S>, job: &Job, call: S::Call) -> Outcom
 async fn doubt<S: Service>(
     shared: &Shared<S>,
     job: &Job,
-    (call, refused): (&[u8], String),
+    (call, refused): (S::Call, String),
 ) -> Outcome<S::Reply> {
-    match serde_json::from_slice(call) {
-        Ok(call) if fits(shared, job) => match inquire(shared, job, call).await {
-            Outcome::Closed => Outcome::Rejected(refused),
-            Outcome::Unanswered(error) => Outcome::Unknown(format!("{refused}; then {error}")),
-            outcome => outcome,
-        },
+    if !fits(shared, job) {
         // The next attempt is refused again, and asks then.
-        Ok(_) | Err(_) => Outcome::Unknown(refused),
+        return Outcome::Unknown(refused);
+    }
+    match inquire(shared, job, call).await {
+        Outcome::Closed => Outcome::Rejected(refused),
+        Outcome::Unanswered(error) => Outcome::Unknown(format!("{refused}; then {error}")),
+        outcome => outcome,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     AfterDeath, Claim, EventId, Failure, InboxEntry, Offset, OrderingKey, Partition, PendingId, Position,
     Refusal, RowSet, Service, Statement, Verdict,
     logic::{Decoded, Logic, storable},
-    plan::{Death, Planner, ROUNDS, Step, Subject, Tally, Writes, encode_call},
+    plan::{Death, Kept, Planner, ROUNDS, Step, Subject, Tally, Writes, encode_call},
     shared::{Desk, Job, Shared},
     track::{Move, Span, Taken},
     transact::{Transaction, lock_rows, write},
@@ -315,7 +315,7 @@ impl<S: Service> LanePlanner<'_, S> {
         subject: Subject<'_>,
         (event, call): (&S::Event, &S::Call),
     ) {
-        let call = match encode_call(call) {
+        let call = match encode_call(&Kept::Asked(call)) {
             Ok(call) => call,
             Err(refusal) => return self.refuse(planner, subject, (refusal, Some(event))),
         };
@@ -342,7 +342,7 @@ impl<S: Service> LanePlanner<'_, S> {
         (refusal, event): (Refusal, Option<&S::Event>),
     ) {
         match refusal {
-            Refusal::Later(error) if self.logic.attempts_max > 1 => {
+            Refusal::Later(error) => {
                 let mut row = subject.pending();
                 row.attempts = 1;
                 row.due_in = self.logic.delay(subject.event_id, 1);
@@ -352,7 +352,7 @@ impl<S: Service> LanePlanner<'_, S> {
                 planner.enqueue(row);
                 self.blocked.insert(subject.key.clone());
             }
-            Refusal::Later(error) | Refusal::Never(error) => self.bury(planner, subject, (&error, event)),
+            Refusal::Never(error) => self.bury(planner, subject, (&error, event)),
         }
     }
 

@@ -45,7 +45,8 @@ pub struct WorkerConfig {
     pub position_lazy_ms: u64,
     /// How often offsets are reported to the group (lag only, nothing starts from them). 10 to 600,000.
     pub report_interval_ms: u64,
-    /// Attempts of one event before it is a dead letter. 1 to 1,000.
+    /// Attempts of one event before it is a dead letter. 2 to 1,000: an attempt counts when its claim commits, so a crash
+    /// right after that commit, or a commit whose answer is lost, uses one up that nothing was tried in.
     pub attempts_max: u32,
     /// Ceiling of the delay after an event's first failed attempt; it doubles with each. 1 to `backoff_max_ms`.
     pub backoff_base_ms: u64,
@@ -254,8 +255,8 @@ impl WorkerConfig {
         within(
             "attempts_max",
             self.attempts_max.into(),
-            1..=1_000,
-            "an outage opens the circuit, not the grave",
+            2..=1_000,
+            "a crash may use up one untried; an outage opens the circuit, not the grave",
         )?;
         within("backoff_max_ms", self.backoff_max_ms, 1..=DAY_MS, "later events of the key wait as long")?;
         let max = self.backoff_max_ms;
@@ -422,7 +423,7 @@ mod tests {
     #[case::a_lease_that_ends_during_the_call("claim_lease_ms", |c: &mut WorkerConfig| c.claim_lease_ms = c.act_timeout_ms)]
     #[case::a_lock_timeout_below_the_lanes_turns("lock_timeout_ms", |c: &mut WorkerConfig| c.lock_timeout_ms = 2_000)]
     #[case::a_backoff_that_shrinks("backoff_base_ms", |c: &mut WorkerConfig| c.backoff_base_ms = c.backoff_max_ms + 1)]
-    #[case::no_attempt("attempts_max", |c: &mut WorkerConfig| c.attempts_max = 0)]
+    #[case::an_attempt_that_a_crash_uses_up("attempts_max", |c: &mut WorkerConfig| c.attempts_max = 1)]
     #[case::a_poll_that_speeds_up_when_idle("claim_poll_min_ms", |c: &mut WorkerConfig| c.claim_poll_min_ms = 5_000)]
     #[case::dead_letters_too_large_for_kafka("dlq_payload_limit", |c: &mut WorkerConfig| c.dlq_payload_limit = 256 << 10)]
     fn a_setting_that_breaks_a_guarantee_is_refused_by_name(

@@ -112,8 +112,10 @@ impl<R: RowSet> DeadLetters<R> {
     }
 
     /// Puts dead letters back into the queue, in their place: attempts begin anew, and they are *decided* anew, since
-    /// the call that has failed was given up. Only a call that was answered is still there, and is repeated under its
-    /// key, which brings the answer back. Ids that name no dead letter are passed over. Returns how many there were.
+    /// the call that has failed was given up, its key closed. Only a call that was answered is still there; it is never
+    /// made again, for a provider that has forgotten its key would do it twice. The provider is asked for the answer,
+    /// and an event of which it knows nothing any more is dead again. Ids that name no dead letter are passed over.
+    /// Returns how many there were.
     ///
     /// # Errors
     /// As [`Session::execute`]; after `Unknown` repeat it: a row that is alive is passed over.

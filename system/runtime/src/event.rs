@@ -12,6 +12,11 @@ use uuid::Uuid;
 
 use crate::{ConsumerName, Delivered, Headers, OrderingKey, Record, Timestamp, Topic};
 
+/// The longest record key that orders events as it is. The queue is indexed by (consumer, ordering key, number), and
+/// PostgreSQL refuses an index entry above 2,704 bytes (54000); the name of a consumer, which is also that of its topic
+/// `<consumer>.dlq`, takes up to 245 of them. Kafka takes keys of any length.
+pub const ORDERING_KEY_BYTES_MAX: usize = 1 << 10;
+
 /// The identity of an event for deduplication: a hash of (`ce_source`, `ce_id`), or of where and what it was.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventId(pub Uuid);
@@ -50,22 +55,31 @@ impl EventId {
         }
     }
 
-    /// What orders an event with this id: its record's key, else the id itself.
+    /// What orders an event with this id: its record's key, or a hash of a key longer than
+    /// [`ORDERING_KEY_BYTES_MAX`]; the id itself where the record has none. Equal record keys give equal ordering keys.
     pub fn ordering_key(self, record: &Record) -> OrderingKey {
-        OrderingKey(record.key.clone().unwrap_or_else(|| Bytes::copy_from_slice(self.0.as_bytes())))
+        OrderingKey(match &record.key {
+            Some(key) if key.len() <= ORDERING_KEY_BYTES_MAX => key.clone(),
+            Some(key) => Bytes::copy_from_slice(&digest("ordering-key/v1", &[key])),
+            None => Bytes::copy_from_slice(self.0.as_bytes()),
+        })
     }
 }
 
 /// A UUIDv8 from SHA-256 over `kind` and `parts`, each prefixed by its length, so that no two lists collide.
 pub fn derive_id(kind: &str, parts: &[&[u8]]) -> Uuid {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest(kind, parts)[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+fn digest(kind: &str, parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in std::iter::once(kind.as_bytes()).chain(parts.iter().copied()) {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash.finalize()[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    hash.finalize().into()
 }
 
 /// An event that a decision asks to publish. The runtime gives it its id and writes it to the outbox with the effect.
@@ -102,5 +116,26 @@ impl Emission {
             headers.push("traceparent", trace.clone());
         }
         Record { topic: self.topic, key: Some(self.key), headers, value: self.data }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ordering_key(key: Vec<u8>) -> OrderingKey {
+        let (topic, headers) = (Topic::from("events"), Headers::default());
+        let record = Record { topic, key: Some(key.into()), headers, value: Bytes::new() };
+        EventId(Uuid::nil()).ordering_key(&record)
+    }
+
+    #[test]
+    fn a_record_key_orders_as_it_is_up_to_the_limit_and_by_its_hash_above() {
+        let longest = vec![b'k'; ORDERING_KEY_BYTES_MAX];
+        assert_eq!(ordering_key(longest.clone()).0, longest);
+        let longer = |end: u8| ordering_key([longest.as_slice(), &[end]].concat());
+        assert_eq!(longer(1), longer(1));
+        assert_ne!(longer(1), longer(2));
+        assert!(longer(1).0.len() <= ORDERING_KEY_BYTES_MAX);
     }
 }

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::{
     Failure, Service, Statement,
-    act::{Finished, Health, attempt},
+    act::{Finished, Health, Outcome, attempt},
     circuit::{Allowance, Circuit},
     config::ms,
     lane::until,
@@ -37,7 +37,7 @@ pub(crate) struct Executor<S: Service> {
     settling: Option<BoxFuture<'static, Settled<S>>>,
     settle_failures: u32,
     settle_not_before: Instant,
-    claiming: Option<BoxFuture<'static, Result<Vec<Job>, Failure>>>,
+    claiming: Option<BoxFuture<'static, Result<Vec<Job>, Unclaimed>>>,
     claim_failures: u32,
     claim_asked: usize,
     next_claim: Instant,
@@ -52,8 +52,21 @@ enum Turn<S: Service> {
     Notice(Notice),
     Finished(Finished<S>),
     Settled(Settled<S>),
-    Claimed(Result<Vec<Job>, Failure>),
+    Claimed(Result<Vec<Job>, Unclaimed>),
     Woken,
+}
+
+/// A claim that is not known to have committed.
+struct Unclaimed {
+    failure: Failure,
+    /// The heads that may be claimed all the same: the answer to COMMIT was lost.
+    perhaps: Vec<Job>,
+}
+
+impl From<Failure> for Unclaimed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, perhaps: Vec::new() }
+    }
 }
 
 impl<S: Service> Executor<S> {
@@ -191,10 +204,26 @@ impl<S: Service> Executor<S> {
         self.settling = Some(Box::pin(settlement.run(batch)));
     }
 
+    /// Attempts what is claimed. Heads were claimed while the circuit let them through; what it has stopped since is
+    /// given back.
     fn call(&mut self, jobs: Vec<Job>) {
         for job in jobs {
-            self.calling.push(Box::pin(attempt(Arc::clone(&self.shared), job)));
+            let may_call = match self.allowance() {
+                Allowance::All => true,
+                Allowance::Probe => self.calling.is_empty(),
+                Allowance::Nothing => false,
+            };
+            if may_call || job.call.is_none() {
+                self.calling.push(Box::pin(attempt(Arc::clone(&self.shared), job)));
+            } else {
+                self.give_back(job);
+            }
         }
+    }
+
+    /// Leaves a claim without having attempted anything, so that nothing counts. One that is not ours is fenced there.
+    fn give_back(&mut self, job: Job) {
+        self.finished.push(Finished { job, outcome: Outcome::Abandoned });
     }
 
     fn attempted(&mut self, finished: Finished<S>) {
@@ -229,7 +258,7 @@ impl<S: Service> Executor<S> {
         self.finished.extend(unsettled);
     }
 
-    fn claimed(&mut self, result: Result<Vec<Job>, Failure>) {
+    fn claimed(&mut self, result: Result<Vec<Job>, Unclaimed>) {
         self.claiming = None;
         let config = &self.shared.config;
         match result {
@@ -244,7 +273,8 @@ impl<S: Service> Executor<S> {
                 self.next_claim = Instant::now() + if more { Duration::ZERO } else { self.idle };
                 self.call(jobs);
             }
-            Err(failure) => {
+            Err(Unclaimed { failure, perhaps }) => {
+                perhaps.into_iter().for_each(|job| self.give_back(job));
                 self.claim_failures = self.claim_failures.saturating_add(1);
                 let delay = self.shared.retry_delay("retry-claim", self.claim_failures);
                 info!(%failure, ?delay, "heads could not be claimed");
@@ -268,8 +298,8 @@ async fn pending<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-/// Claims up to `places` heads. If COMMIT's answer is lost, what was claimed waits out its lease.
-async fn claim<S: Service>(shared: Arc<Shared<S>>, desk: Desk, places: u32) -> Result<Vec<Job>, Failure> {
+/// Claims up to `places` heads.
+async fn claim<S: Service>(shared: Arc<Shared<S>>, desk: Desk, places: u32) -> Result<Vec<Job>, Unclaimed> {
     let places: Vec<_> = (0..places).map_while(|_| Arc::clone(&desk.room).try_acquire_owned().ok()).collect();
     if places.is_empty() {
         return Ok(Vec::new());
@@ -291,11 +321,10 @@ async fn claim<S: Service>(shared: Arc<Shared<S>>, desk: Desk, places: u32) -> R
         Ok(rows) => rows,
         Err(failure) => {
             session.rollback().await;
-            return Err(failure);
+            return Err(failure.into());
         }
     };
-    session.commit().await?;
-    shared.logic.meters.claimed.increment(rows.len() as u64);
+    let committed = session.commit().await;
     let jobs = rows.into_iter().zip(places).map(|(row, place)| Job {
         id: row.id,
         event_id: row.event_id,
@@ -307,7 +336,15 @@ async fn claim<S: Service>(shared: Arc<Shared<S>>, desk: Desk, places: u32) -> R
         lease_ends,
         place,
     });
-    Ok(jobs.collect())
+    let jobs: Vec<Job> = jobs.collect();
+    match committed {
+        Ok(()) => {
+            shared.logic.meters.claimed.increment(jobs.len() as u64);
+            Ok(jobs)
+        }
+        Err(failure @ Failure::Unknown(_)) => Err(Unclaimed { failure, perhaps: jobs }),
+        Err(failure) => Err(failure.into()),
+    }
 }
 
 /// Why this version cannot take an event that one of its kind has queued.

@@ -40,7 +40,7 @@ mod worker;
 pub use broker::{Assignment, Broker, Consumer, Delivery, Producer, Revocation, Watermarks};
 pub use config::{ConfigError, DurabilityFacts, RelayConfig, WorkerConfig, within};
 pub use dead::{Audit, DEAD_LETTER, DISCARDED, DeadLetters};
-pub use event::{Emission, EventId, derive_id};
+pub use event::{Emission, EventId, ORDERING_KEY_BYTES_MAX, derive_id};
 pub use failure::{Cause, Failure, Reason};
 pub use ports::{Clock, Entropy, Timestamp};
 pub use record::{ConsumerName, Delivered, Headers, Offset, OrderingKey, Partition, Position, Record, Topic};

@@ -8,6 +8,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tracing::error;
 use uuid::Uuid;
 
@@ -264,11 +265,22 @@ impl Subject<'_> {
     }
 }
 
+/// A call as the queue keeps it, with what is known of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kept<C> {
+    /// It may be made, and made again under its key.
+    Asked(C),
+    /// It was answered, and the event died because the answer could not be taken. It is never made again, however long
+    /// the event was dead: a provider that has forgotten the key would do it twice.
+    Answered(C),
+}
+
 /// A call as it is stored.
 ///
 /// # Errors
 /// `Never` if the service's call cannot be written as JSON.
-pub(crate) fn encode_call<C: serde::Serialize>(call: &C) -> Result<Bytes, Refusal> {
+pub(crate) fn encode_call<C: Serialize>(call: &Kept<C>) -> Result<Bytes, Refusal> {
     serde_json::to_vec(call)
         .map(Bytes::from)
         .map_err(|error| Refusal::Never(storable(&format!("the call cannot be stored: {error}"))))

@@ -50,12 +50,20 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// A dropped future (timeout, shutdown) counts as [`ActError::Unknown`].
     ///
+    /// The provider must remember a key for as long as its call may be repeated: `attempts_max` attempts, each after at
+    /// most `backoff_max_ms`, *and* the longest outage of this service, its database or the provider that comes between
+    /// two of them. Nothing bounds the outage, so choose a provider that remembers for days, and stop the workers if
+    /// one may last longer. A dead letter may wait for its redrive for any time: its call is never repeated.
+    ///
     /// # Errors
     /// See [`ActError`].
     async fn act(&self, call: Self::Call, idempotency_key: IdempotencyKey) -> Result<Self::Reply, ActError>;
 
-    /// Asks what became of a call whose outcome is unknown and whose attempts are used up. After `Ok(None)` no
-    /// request with this key can have an effect any more, however late it arrives: the provider has closed the key.
+    /// Asks what became of a call whose outcome is unknown and whose attempts are used up, or that was answered and
+    /// whose event was redriven. After `Ok(None)` no request with this key can have an effect any more, however late it
+    /// arrives: the provider has closed the key. Every answer that [`Service::act`] may bring is brought again here, a
+    /// refusal as a matter of business too; `Ok(None)` about a call that was answered tells that the key is forgotten,
+    /// and the event is a dead letter again.
     ///
     /// # Errors
     /// Any error leaves the question open; it is asked again, for as long as it takes.
@@ -68,7 +76,8 @@ pub trait Service: Send + Sync + 'static {
     /// Decides with the reply. Pure. Rows may have changed since [`Service::decide`] asked.
     ///
     /// # Errors
-    /// As [`Service::decide`]; the call is then repeated under the same key.
+    /// As [`Service::decide`]; after `Later` the call is repeated under the same key within the budget, after a redrive
+    /// its answer is asked for.
     fn conclude(&self, at: Context<'_, Self>, reply: Self::Reply) -> Result<Decision<Self::Row>, Refusal>
     where
         Self: Sized;

@@ -13,7 +13,7 @@ use crate::{
     AfterDeath, Claim, EventId, Pending, PendingChange, PendingId, Refusal, Service, Verdict,
     act::Outcome,
     logic::{Decoded, Logic, storable},
-    plan::{Death, Planner, Step, Subject, encode_call},
+    plan::{Death, Kept, Planner, Step, Subject, encode_call},
     shared::Job,
 };
 
@@ -162,8 +162,8 @@ enum Last {
     Unasked,
     /// The provider has definitely not done it, and nothing more will come of its key.
     Failed,
-    /// It was answered, and the answer could not be taken. The call stays, so that a redrive is told the answer again;
-    /// giving up would deny what has happened.
+    /// It was answered, and the answer could not be taken. The call stays, marked, so that a redrive asks for the answer
+    /// again and never calls; giving up would deny what has happened.
     Answered,
 }
 
@@ -192,7 +192,7 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
                 Outcome::Failed(_) | Outcome::Rejected(_) | Outcome::Closed => {
                     return self.die(reason, (give_up, Last::Failed));
                 }
-                Outcome::Replied(_) => return self.die(reason, (None, Last::Answered)),
+                Outcome::Replied(_) | Outcome::Forgotten => return self.die(reason, (None, Last::Answered)),
                 // Not known is not dead, whatever the store says.
                 Outcome::Unknown(_) | Outcome::Unanswered(_) | Outcome::Unread(_) | Outcome::Abandoned => {}
             }
@@ -209,8 +209,13 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
                 let error = self.pending.error.clone().unwrap_or_else(|| "attempts used up".to_owned());
                 self.die(&error, (readable(event), Last::Failed))
             }
-            Outcome::Unread(error) if self.attempts <= self.logic.attempts_max => self.retry(&error, epoch),
-            Outcome::Unanswered(error) | Outcome::Unread(error) => self.ask_later(&error),
+            Outcome::Forgotten => {
+                self.die("the provider no longer knows what it has answered", (None, Last::Answered))
+            }
+            Outcome::Unanswered(error) | Outcome::Unread(error) => match self.attempts {
+                attempts if attempts <= self.logic.attempts_max => self.retry(&error, epoch),
+                _ => self.ask_later(&error),
+            },
             Outcome::Spent => {
                 let error =
                     self.pending.error.clone().unwrap_or_else(|| "attempts ended in crashes".to_owned());
@@ -232,7 +237,7 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
         };
         match self.planner.decide(subject(self.pending), event) {
             Step::Done | Step::Needs => self.done(),
-            Step::Ask(call) => match encode_call(&call) {
+            Step::Ask(call) => match encode_call(&Kept::Asked(call)) {
                 Ok(call) => self.ask(call),
                 Err(refusal) => self.refused(refusal, (Some(event), Last::Unasked)),
             },
@@ -307,7 +312,7 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
         let (call, epoch) = match last {
             Last::Unasked => (None, self.pending.epoch),
             Last::Failed => (None, self.pending.epoch + 1),
-            Last::Answered => (self.pending.call.clone(), self.pending.epoch),
+            Last::Answered => (self.answered_call(), self.pending.epoch),
         };
         let error = Some(storable(error));
         self.update(Fate { call, epoch, error, verdict: Verdict::Dead, ..self.unchanged() });
@@ -315,6 +320,17 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
             AfterDeath::Hold => End::Waits,
             AfterDeath::Skip => End::Free,
         }
+    }
+
+    /// The call, marked as one that was answered.
+    fn answered_call(&self) -> Option<Bytes> {
+        let call = self.pending.call.as_ref()?;
+        let marked = match serde_json::from_slice(call) {
+            Ok(Kept::<S::Call>::Asked(call)) => encode_call(&Kept::Answered(call)).ok(),
+            // It cannot be written again: it was read to be asked.
+            Ok(Kept::Answered(_)) | Err(_) => None,
+        };
+        Some(marked.unwrap_or_else(|| call.clone()))
     }
 
     fn unchanged(&self) -> Fate {

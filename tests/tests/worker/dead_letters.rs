@@ -105,6 +105,80 @@ async fn a_record_that_cannot_be_read_dies_at_once_with_its_payload_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_whose_key_no_index_holds_are_queued_and_buried_in_the_order_of_their_key() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    let (worker, relay) = (cluster.worker(&ledger, |_| {}), cluster.relay());
+    let key = "k".repeat(5_000);
+    let account = &key[..64];
+    cluster.publish(Script::Refused, &key, 1).await;
+    cluster.publish(Script::Entry, &key, 2).await;
+    cluster.publish(Script::Hopeless, &format!("{key}2"), 3).await;
+    cluster.publish(Script::Entry, "b", 4).await;
+    cluster.until("the other key", |cluster| cluster.entries("b") == [4]).await;
+    cluster.until("two deaths", |cluster| cluster.entries(account).len() == 2).await;
+    let tables = cluster.tables();
+    assert!(tables.pending.values().all(|row| row.record.key.as_ref().is_some_and(|key| key.len() >= 5_000)));
+    ledger.provider().gate = true;
+    let dead = cluster.dead_letters().list(10).await.unwrap();
+    let refused: Vec<_> = dead.iter().filter(|row| row.attempts == 3).map(|row| row.id.clone()).collect();
+    assert_eq!(cluster.dead_letters().redrive(&refused, &audit(&cluster)).await, Ok(1));
+    cluster
+        .until("the redrive", |cluster| cluster.entries(account) == [given_up(3), given_up(1), 1, 2])
+        .await;
+    cluster.until("the outbox", |cluster| cluster.tables().outbox.is_empty()).await;
+    let letters = cluster.appended("ledger.dlq");
+    let keys: Vec<_> = of_type(&letters, DEAD_LETTER)
+        .iter()
+        .filter_map(|letter| letter.headers.text("origin-key").map(str::to_owned))
+        .collect();
+    assert_eq!(keys, [format!("{key}2"), key]);
+    worker.drain().await;
+    relay.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redriven_charge_is_told_the_providers_answer_again_and_not_made_again() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    ledger.provider().balks = true;
+    let worker = cluster.worker(&ledger, |config| config.circuit_failures = 1_000);
+    cluster.publish(Script::Charge, "a", 1).await;
+    cluster.until("death", is_dead).await;
+    ledger.provider().balks = false;
+    ledger.provider().down = true;
+    let id = cluster.dead_letters().list(1).await.unwrap()[0].id.clone();
+    assert_eq!(cluster.dead_letters().redrive(&[id], &audit(&cluster)).await, Ok(1));
+    cluster.until("questions beyond the budget", |_| ledger.questions() == 5).await;
+    ledger.provider().down = false;
+    cluster.settled().await;
+    assert_eq!((cluster.entries("a"), ledger.charged()), (vec![1], vec![1]));
+    assert_eq!(ledger.calls().0, 1);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redriven_charge_that_the_provider_has_forgotten_is_dead_again_and_not_made_twice() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    ledger.provider().balks = true;
+    let worker = cluster.worker(&ledger, |_| {});
+    cluster.publish(Script::Charge, "a", 1).await;
+    cluster.until("death", is_dead).await;
+    ledger.provider().balks = false;
+    ledger.provider().forget();
+    for round in 1..=2 {
+        let id = cluster.dead_letters().list(1).await.unwrap()[0].id.clone();
+        assert_eq!(cluster.dead_letters().redrive(&[id], &audit(&cluster)).await, Ok(1));
+        cluster.until("another death", |cluster| ledger.questions() == round && is_dead(cluster)).await;
+    }
+    assert_eq!((ledger.calls().0, ledger.charged()), (1, vec![1]));
+    // Giving up would deny that it was charged.
+    assert!(cluster.entries("a").is_empty());
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_the_store_rejects_dies_alone() {
     let cluster = Cluster::new(1);
     for number in 1..=40 {

@@ -3,33 +3,78 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use stormglass_embedded::database::{Client, Config, Promotion};
-use stormglass_runtime::{ActError, Cause, Database, Failure, Session};
+use stormglass_runtime::{ActError, Answer, Cause, Database, Failure, Session, Statement};
 
 use crate::{
     cluster::Cluster,
     ledger::{Account, Ledger, Script},
 };
 
-/// A way to the database that can be cut.
+/// A way to the database that can be cut, that can be slow, and that can lose the answers to claims.
 struct Link {
     inner: Arc<Client>,
-    cut: Arc<AtomicBool>,
+    trouble: Arc<Trouble>,
+}
+
+/// What is wrong with a link.
+#[derive(Default)]
+struct Trouble {
+    cut: AtomicBool,
+    /// How long a commit is on its way.
+    commit_takes_ms: AtomicU64,
+    /// How many more commits of claims take place unheard.
+    claims_unheard: AtomicU64,
+}
+
+impl Trouble {
+    fn loses(&self) -> bool {
+        let left = self.claims_unheard.load(Ordering::Relaxed);
+        self.claims_unheard.store(left.saturating_sub(1), Ordering::Relaxed);
+        left > 0
+    }
+}
+
+/// A transaction over a link.
+struct Line {
+    inner: Box<dyn Session<Account>>,
+    trouble: Arc<Trouble>,
+    claims: bool,
+}
+
+#[async_trait]
+impl Session<Account> for Line {
+    async fn execute(&mut self, statement: Statement<Account>) -> Result<Answer<Account>, Failure> {
+        self.claims |= matches!(statement, Statement::Claim { .. });
+        self.inner.execute(statement).await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), Failure> {
+        let takes = self.trouble.commit_takes_ms.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(takes)).await;
+        self.inner.commit().await?;
+        if self.claims && self.trouble.loses() { Err(Failure::Unknown(Cause::Disconnected)) } else { Ok(()) }
+    }
+
+    async fn rollback(self: Box<Self>) {
+        self.inner.rollback().await;
+    }
 }
 
 #[async_trait]
 impl Database<Account> for Link {
     async fn begin(&self) -> Result<Box<dyn Session<Account>>, Failure> {
-        if self.cut.load(Ordering::Relaxed) {
+        if self.trouble.cut.load(Ordering::Relaxed) {
             return Err(Failure::NotDone(Cause::Disconnected));
         }
-        self.inner.begin().await
+        let inner = self.inner.begin().await?;
+        Ok(Box::new(Line { inner, trouble: Arc::clone(&self.trouble), claims: false }))
     }
 }
 
@@ -135,22 +180,70 @@ async fn ended_backends_cost_time_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn claims_whose_commit_is_not_heard_cost_no_attempts() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    let trouble = Arc::new(Trouble::default());
+    let link = Link { inner: cluster.database_client("ledger"), trouble: Arc::clone(&trouble) };
+    trouble.claims_unheard.store(5, Ordering::Relaxed);
+    let worker = cluster.worker_over(Arc::new(link), &ledger, |config| config.attempts_max = 2);
+    cluster.publish(Script::Refused, "a", 1).await;
+    cluster.until("the queue", |cluster| !cluster.tables().pending.is_empty()).await;
+    ledger.provider().gate = true;
+    cluster.settled().await;
+    assert_eq!(trouble.claims_unheard.load(Ordering::Relaxed), 0, "nothing was lost: the test shows nothing");
+    assert_eq!(cluster.entries("a"), [1]);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_that_were_claimed_while_the_circuit_opened_are_given_back_untried() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    ledger.provider().plan.insert(3, [ActError::NotSent("no route".to_owned())].into());
+    ledger.provider().pauses = [Duration::from_millis(5), Duration::from_millis(60)].into();
+    let trouble = Arc::new(Trouble::default());
+    let link = Link { inner: cluster.database_client("ledger"), trouble: Arc::clone(&trouble) };
+    for (account, number) in [("a", 1), ("b", 3), ("a", 2)] {
+        cluster.publish(Script::Charge, account, number).await;
+    }
+    let worker = cluster.worker_over(Arc::new(link), &ledger, |config| {
+        config.circuit_failures = 1;
+        config.circuit_open_ms = 10_000;
+    });
+    cluster.until("two calls", |_| ledger.calls().0 == 2).await;
+    // The commits of 2, which follows 1, and of 4, which is born claimed, are on their way when 3 fails.
+    trouble.commit_takes_ms.store(200, Ordering::Relaxed);
+    cluster.publish(Script::Charge, "c", 4).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(ledger.calls().0, 2, "called though the circuit is open");
+    let attempts: Vec<u32> = cluster.tables().pending.values().map(|row| row.attempts).collect();
+    assert_eq!(attempts.iter().sum::<u32>(), 1, "{attempts:?}");
+    assert_eq!(attempts.len(), 3);
+    cluster.settled().await;
+    let mut charged = ledger.charged();
+    charged.sort_unstable();
+    assert_eq!(charged, [1, 2, 3, 4]);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_whose_lease_ended_cannot_settle_while_another_is_at_work() {
     let cluster = Cluster::new(1);
     let ledger = Ledger::default();
     ledger.provider().plan.insert(1, [ActError::Failed("the first key has failed".to_owned())].into());
     ledger.provider().pauses = [Duration::from_millis(5), Duration::from_millis(900)].into();
-    let cut = Arc::new(AtomicBool::new(false));
-    let link = Link { inner: cluster.database_client("late"), cut: Arc::clone(&cut) };
+    let trouble = Arc::new(Trouble::default());
+    let link = Link { inner: cluster.database_client("late"), trouble: Arc::clone(&trouble) };
     let late = cluster.worker_over(Arc::new(link), &ledger, |config| config.retry_max_ms = 50);
     cluster.publish(Script::Charge, "a", 1).await;
     cluster.until("the first call", |_| ledger.calls().0 == 1).await;
-    cut.store(true, Ordering::Relaxed);
+    trouble.cut.store(true, Ordering::Relaxed);
     let other = cluster.worker(&ledger, |_| {});
     // The first member cannot settle until the second is in the middle of its call. Its outcome, a definite failure,
     // would then give the event a new idempotency key and a second charge.
     cluster.until("the second call", |_| ledger.calls().0 == 2).await;
-    cut.store(false, Ordering::Relaxed);
+    trouble.cut.store(false, Ordering::Relaxed);
     cluster.settled().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((cluster.entries("a"), ledger.charged(), ledger.calls()), (vec![1], vec![1], (2, 1)));

@@ -17,6 +17,9 @@ use stormglass_runtime::{
     Service, Timer, Topic, Violation,
 };
 
+/// Accounts have the names of their events' keys, cut to so many characters: no index holds endless ones.
+const NAME_CHARS_MAX: usize = 64;
+
 /// The number that the accounts' constraint forbids.
 pub const FORBIDDEN: u64 = 666;
 
@@ -107,6 +110,8 @@ pub struct Provider {
     pub gate: bool,
     /// Whether everything is unknown for now.
     pub down: bool,
+    /// Whether no reply can be taken for now.
+    pub balks: bool,
     /// Whether charges are of a version that cannot be read for now.
     pub foreign: bool,
     /// By number: what the next calls are to come to; without, they succeed.
@@ -120,6 +125,15 @@ pub struct Provider {
     /// Questions in order.
     pub questions: Vec<u64>,
     done: BTreeMap<IdempotencyKey, u64>,
+    /// What was charged under keys that are forgotten.
+    forgotten: Vec<u64>,
+}
+
+impl Provider {
+    /// Forgets every idempotency key, but not what was charged.
+    pub fn forget(&mut self) {
+        self.forgotten.extend(std::mem::take(&mut self.done).into_values());
+    }
 }
 
 /// The service.
@@ -148,7 +162,8 @@ impl Ledger {
 
     /// Numbers that the provider has charged, each as often as it did.
     pub fn charged(&self) -> Vec<u64> {
-        self.provider().done.values().copied().collect()
+        let provider = self.provider();
+        provider.forgotten.iter().chain(provider.done.values()).copied().collect()
     }
 
     fn write_down(at: &Context<'_, Self>, account: &str, mark: u64) -> Account {
@@ -198,7 +213,8 @@ impl Service for Ledger {
         let garbled = |error: serde_json::Error| Refusal::Never(error.to_string());
         let script = serde_json::from_value(kind.into()).map_err(garbled)?;
         let number = serde_json::from_slice(&record.value).map_err(garbled)?;
-        let account = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned();
+        let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+        let account = key.chars().take(NAME_CHARS_MAX).collect();
         if matches!(script, Script::Charge) && self.provider().foreign {
             return Err(Refusal::Later("charge of another version".to_owned()));
         }
@@ -279,6 +295,9 @@ impl Service for Ledger {
 
     fn conclude(&self, at: Context<'_, Self>, reply: u64) -> Result<Decision<Account>, Refusal> {
         assert_eq!(reply, at.event.number, "the reply is to another call");
+        if self.provider().balks {
+            return Err(Refusal::Never("this reply cannot be taken".to_owned()));
+        }
         Ok(Self::written_down(&at))
     }
 

@@ -22,6 +22,10 @@ use super::{
 };
 use crate::machine::Connection;
 
+/// What fits an entry of a B-tree: three to a page of 8 KiB. The real one compresses first, and so holds some keys that
+/// are refused here.
+const INDEX_ENTRY_BYTES_MAX: usize = 2_704;
+
 /// What a statement works on, while it works.
 pub(super) struct Execution<'a> {
     pub(super) me: Connection,
@@ -117,6 +121,10 @@ impl Execution<'_> {
 
     /// Gives the row, which is locked or new, an uncommitted version.
     pub(super) fn write(&mut self, key: &RowKey, row: Option<Row>) -> Result<(), SqlError> {
+        let bytes = key.index_entry_bytes();
+        if row.is_some() && bytes > INDEX_ENTRY_BYTES_MAX {
+            return Err(SqlError::IndexEntryTooLarge { bytes, limit: INDEX_ENTRY_BYTES_MAX });
+        }
         if row.is_some() && self.disk == Disk::Full {
             return Err(SqlError::DiskFull);
         }

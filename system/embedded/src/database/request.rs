@@ -125,6 +125,14 @@ pub enum SqlError {
     /// 53300 (D19).
     #[error("53300 too many connections")]
     TooManyConnections,
+    /// 54000: a key that no index entry can hold.
+    #[error("54000 index entry of {bytes} bytes exceeds {limit}")]
+    IndexEntryTooLarge {
+        /// Size of the entry.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
     /// 55P03: `lock_timeout` (D13).
     #[error("55P03 lock not available")]
     LockNotAvailable,
@@ -155,6 +163,9 @@ impl SqlError {
             }
             SqlError::DiskFull => Failure::NotDone(Cause::DiskFull),
             SqlError::TooManyConnections => Failure::NotDone(Cause::Busy),
+            error @ SqlError::IndexEntryTooLarge { .. } => {
+                Failure::Rejected(Reason::InvalidValue(error.to_string()))
+            }
             SqlError::LockNotAvailable => Failure::NotDone(Cause::LockTimeout),
             SqlError::QueryCanceled => Failure::NotDone(Cause::StatementTimeout),
             SqlError::AdminShutdown => Failure::NotDone(Cause::Disconnected),

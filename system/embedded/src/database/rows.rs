@@ -50,6 +50,19 @@ impl RowKey {
         Ok(RowKey::Domain(schema.table(&key.table)?, key.key.as_str().into()))
     }
 
+    /// What the entry of this row in its table's primary key costs at most: its values, and 32 bytes of headers,
+    /// numbers and padding.
+    pub(super) fn index_entry_bytes(&self) -> usize {
+        32 + match self {
+            RowKey::Position(consumer, partition) => consumer.as_str().len() + partition.topic.as_str().len(),
+            RowKey::Inbox(consumer, _) => consumer.as_str().len(),
+            RowKey::Pending(consumer, id) => consumer.as_str().len() + id.key.0.len(),
+            RowKey::Outbox(_) => 0,
+            RowKey::Lease(name) => name.len(),
+            RowKey::Domain(_, key) => key.len(),
+        }
+    }
+
     /// All queue rows of one ordering key.
     pub(super) fn pending_of(consumer: &ConsumerName, key: &OrderingKey) -> RangeInclusive<RowKey> {
         let at = |seq| RowKey::Pending(consumer.clone(), PendingId { key: key.clone(), seq });

@@ -90,6 +90,7 @@ contract! {
     }
     statements {
         constraints_and_values_are_checked,
+        d21_a_key_that_no_index_entry_holds_is_refused,
         the_outbox_refuses_what_the_broker_would,
         positions_are_opened_once_and_move,
         an_inbox_remembers_each_id_once_per_consumer,

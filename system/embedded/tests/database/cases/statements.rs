@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use stormglass_embedded::database::Config;
-use stormglass_runtime::{Answer, Failure, InboxEntry, Lease, Reason, Record, Scan, Statement};
+use stormglass_runtime::{
+    Answer, Failure, InboxEntry, Lease, NewPending, ORDERING_KEY_BYTES_MAX, OrderingKey, Reason, Record,
+    Scan, Statement, derive_id,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -42,6 +45,20 @@ pub async fn constraints_and_values_are_checked(adapter: Adapter) {
     failed.error = Some("\0".to_owned());
     assert!(matches!(refused(&sut, crate::sut::enqueue(vec![failed])).await, Reason::InvalidValue(_)));
     assert_eq!(sut.operator.tables().await.rows["accounts"].len(), 1);
+}
+
+pub async fn d21_a_key_that_no_index_entry_holds_is_refused(adapter: Adapter) {
+    let sut = adapter.start(Config::default()).await;
+    // Noise, because a real server compresses a key before it measures it.
+    let noise = |bytes: usize| {
+        let blocks =
+            (0..bytes / 16).flat_map(|block| derive_id("noise", &[&block.to_be_bytes()]).into_bytes());
+        let key = OrderingKey(blocks.collect());
+        crate::sut::enqueue(vec![NewPending { key, ..pending("", 1) }])
+    };
+    sut.run(noise(ORDERING_KEY_BYTES_MAX)).await;
+    assert!(matches!(refused(&sut, noise(4 << 10)).await, Reason::InvalidValue(_)));
+    assert_eq!(sut.operator.tables().await.pending.len(), 1);
 }
 
 pub async fn the_outbox_refuses_what_the_broker_would(adapter: Adapter) {
