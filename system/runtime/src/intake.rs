@@ -3,10 +3,13 @@
 //!
 //! A partition begins at its stored position, whatever Kafka's committed offset says: those are reported for lag alone
 //! (DESIGN G3). A lane that finds its position behind has the partition opened anew, in the same way.
+//!
+//! A log that ends before the stored position has lost records, and what it takes from then on would be passed over as
+//! done. Such a partition stays closed, loudly, until an operator decides; the others go on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -16,17 +19,21 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     Assignment, Consumer, Delivered, Delivery, Failure, Offset, Partition, Position, Revocation, Service,
-    Statement, Watermarks,
+    Watermarks,
     config::ms,
-    lane::{LaneEvent, LaneMessage, Load, until},
+    lane::{LaneEvent, LaneMessage, until},
+    opening::{Opened, open},
     prune::{Pruned, prune},
     shared::Shared,
+    track::{Amount, Amounts},
+    watch::{Finding, Look, Reach, Step, tell_of_closed},
 };
 
 /// Intake's side of a lane.
 pub(crate) struct LaneHandle {
     pub messages: mpsc::UnboundedSender<LaneMessage>,
-    pub load: Arc<Load>,
+    /// What it was given and has not freed yet.
+    pub held: Amounts,
 }
 
 /// The intake of one worker.
@@ -37,6 +44,7 @@ pub(crate) struct Intake<S: Service> {
     events: mpsc::UnboundedReceiver<LaneEvent>,
     owned: BTreeMap<Partition, Owned>,
     opening: FuturesUnordered<BoxFuture<'static, Vec<Opened>>>,
+    looking: FuturesUnordered<BoxFuture<'static, Look>>,
     /// Partitions that were given up and taken again must not be started by an opening from before.
     openings: u64,
     pruning: Option<BoxFuture<'static, Vec<Pruned>>>,
@@ -52,18 +60,34 @@ struct Owned {
     lane: usize,
     /// The opening that is under way, or was the last.
     opening: u64,
-    /// What is stored, once it is open.
+    state: State,
+    /// What is stored, once that is known.
     stored: Option<Offset>,
     reported: Option<Offset>,
+    reach: Reach,
     /// What pruning saw the last time: where the log ended.
     log_end: Option<Offset>,
 }
 
-/// A partition whose stored position is known.
-struct Opened {
-    opening: u64,
-    position: Position,
-    log: Watermarks,
+/// Whether a partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not before its position is known.
+    Opening,
+    Open,
+    /// Not before its stored position is another one than this: the log has lost what follows it.
+    Closed(Offset),
+}
+
+impl Owned {
+    fn new(lane: usize, opening: u64) -> Self {
+        let reach = Reach::default();
+        Self { lane, opening, state: State::Opening, stored: None, reported: None, reach, log_end: None }
+    }
+
+    fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
 }
 
 /// What happened next.
@@ -71,6 +95,7 @@ enum Turn {
     Stop,
     Lane(LaneEvent),
     Opened(Vec<Opened>),
+    Looked(Look),
     Pruned(Vec<Pruned>),
     Report,
     Prune,
@@ -95,6 +120,7 @@ impl<S: Service> Intake<S> {
             events,
             owned: BTreeMap::new(),
             opening: FuturesUnordered::new(),
+            looking: FuturesUnordered::new(),
             openings: 0,
             pruning: None,
             next_poll: now,
@@ -110,16 +136,12 @@ impl<S: Service> Intake<S> {
                 Turn::Stop => return,
                 Turn::Lane(event) => self.lane_says(event),
                 Turn::Opened(opened) => opened.into_iter().for_each(|opened| self.start(opened)),
+                Turn::Looked(look) => self.looked(look),
                 Turn::Pruned(pruned) => self.pruned(pruned),
                 Turn::Report => self.report().await,
                 Turn::Prune => self.begin_pruning(),
                 Turn::Delivery(Ok(delivery)) => self.deliver(delivery),
-                Turn::Delivery(Err(failure)) => {
-                    self.failures = self.failures.saturating_add(1);
-                    let delay = self.shared.retry_delay("retry-poll", self.failures);
-                    info!(%failure, ?delay, "the cluster does not answer");
-                    self.next_poll = Instant::now() + delay;
-                }
+                Turn::Delivery(Err(failure)) => self.failed(failure),
             }
             self.balance();
         }
@@ -158,6 +180,7 @@ impl<S: Service> Intake<S> {
             () = stop.cancelled() => Turn::Stop,
             Some(event) = self.events.recv() => Turn::Lane(event),
             Some(opened) = self.opening.next() => Turn::Opened(opened),
+            Some(look) = self.looking.next() => Turn::Looked(look),
             pruned = pruning(&mut self.pruning) => Turn::Pruned(pruned),
             () = until(report_at) => Turn::Report,
             () = until(prune_at) => Turn::Prune,
@@ -177,25 +200,42 @@ impl<S: Service> Intake<S> {
         }
     }
 
+    /// The cluster does not answer, or refuses to. It does the latter for a position outside the log, if it is not to
+    /// reset it, without saying of which partition.
+    fn failed(&mut self, failure: Failure) {
+        self.failures = self.failures.saturating_add(1);
+        let delay = self.shared.retry_delay("retry-poll", self.failures);
+        self.next_poll = Instant::now() + delay;
+        if !matches!(failure, Failure::Rejected(_)) {
+            return info!(%failure, ?delay, "the cluster does not answer");
+        }
+        error!(%failure, ?delay, "the cluster refuses to go on");
+        for (partition, owned) in self.owned.iter().filter(|(_, owned)| owned.is_open()) {
+            let look = look(partition, owned, owned.reach.refused());
+            self.looking.push(Box::pin(Look { refused: true, ..look }.done(Arc::clone(&self.shared))));
+        }
+    }
+
     /// Each record to the lane of its partition. The lane drops what it cannot use; a partition that is not ours, or
-    /// not yet open, has no lane to drop it.
+    /// not open, has no lane to drop it.
     fn route(&mut self, records: Vec<Delivered>) {
         self.shared.logic.meters.received.increment(records.len() as u64);
         let mut shares: BTreeMap<usize, Vec<Delivered>> = BTreeMap::new();
         for delivered in records {
-            match self.owned.get(&delivered.at.partition) {
-                Some(owned) if owned.stored.is_some() => {
-                    shares.entry(owned.lane).or_default().push(delivered)
-                }
-                Some(_) | None => debug!(at = %delivered.at, "a record of a partition that is not open"),
+            let Position { partition, offset } = &delivered.at;
+            let Some(owned) = self.owned.get_mut(partition).filter(|owned| owned.is_open()) else {
+                debug!(at = %delivered.at, "a record of a partition that is not open");
+                continue;
+            };
+            if let Some(step) = owned.reach.take(*offset) {
+                let look = look(partition, owned, step);
+                self.looking.push(Box::pin(look.done(Arc::clone(&self.shared))));
             }
+            self.lanes[owned.lane].held.add(partition, &delivered.record);
+            shares.entry(owned.lane).or_default().push(delivered);
         }
         for (lane, records) in shares {
-            let lane = &self.lanes[lane];
-            let bytes = records.iter().map(|delivered| delivered.record.size()).sum();
-            lane.load.records.fetch_add(records.len(), Ordering::AcqRel);
-            lane.load.bytes.fetch_add(bytes, Ordering::AcqRel);
-            tell(lane, LaneMessage::Records(records));
+            tell(&self.lanes[lane], LaneMessage::Records(records));
         }
     }
 
@@ -204,10 +244,9 @@ impl<S: Service> Intake<S> {
         self.openings += 1;
         for assignment in &assigned {
             let lane = self.least_loaded_lane();
-            let owned = Owned { lane, opening: self.openings, stored: None, reported: None, log_end: None };
-            self.owned.insert(assignment.partition.clone(), owned);
+            self.owned.insert(assignment.partition.clone(), Owned::new(lane, self.openings));
         }
-        self.shared.logic.meters.partitions.set(self.owned.len() as f64);
+        self.measure();
         let shared = Arc::clone(&self.shared);
         let known =
             assigned.into_iter().map(|Assignment { partition, watermarks }| (partition, Some(watermarks)));
@@ -234,42 +273,100 @@ impl<S: Service> Intake<S> {
         for (lane, partitions) in shares {
             tell(&self.lanes[lane], LaneMessage::Revoke(partitions, token.clone()));
         }
-        self.shared.logic.meters.partitions.set(self.owned.len() as f64);
+        self.measure();
     }
 
-    /// A partition's stored position is known: read on from there.
+    fn measure(&self) {
+        let closed = self.owned.values().filter(|owned| matches!(owned.state, State::Closed(_))).count();
+        self.shared.logic.meters.partitions.set(self.owned.len() as f64);
+        self.shared.logic.meters.closed.set(closed as f64);
+    }
+
+    /// A partition's stored position is known: read on from there. If its log ends before, or was found to have lost
+    /// what follows that very position, it stays closed: the log may have grown past it since.
     fn start(&mut self, Opened { opening, position, log }: Opened) {
-        let partition = position.partition.clone();
-        let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.opening == opening) else {
+        let Some(owned) = self.owned.get_mut(&position.partition).filter(|owned| owned.opening == opening)
+        else {
             return;
         };
-        if position.offset < log.start {
-            self.shared.logic.meters.overtaken.increment(1);
-            error!(%position, log_start = log.start, "retention has removed records before they were read");
-        }
-        if position.offset > log.end {
-            error!(%position, log_end = log.end, "the log ends before what was read: it has lost records");
-        }
         owned.stored = Some(position.offset);
-        let lane = &self.lanes[owned.lane];
-        tell(lane, LaneMessage::Start(position.clone()));
-        // What was removed cannot be read; the span still begins at the stored position.
-        self.consumer.seek(partition.at(position.offset.max(log.start)));
-        self.paused.remove(&partition);
+        if position.offset > log.end || owned.state == State::Closed(position.offset) {
+            return self.close(&position, log);
+        }
+        owned.state = State::Open;
+        owned.reach.restart(position.offset, log);
+        let step = Step { expected: position.offset, until: Offset::MAX };
+        if let Finding::Overtaken(lost) = owned.reach.judge(step, log) {
+            self.overtaken(&position.partition, lost, log);
+        }
+        if let Some(owned) = self.owned.get(&position.partition) {
+            tell(&self.lanes[owned.lane], LaneMessage::Start(position.clone()));
+        }
+        self.paused.remove(&position.partition);
+        // What was removed cannot be read; whether to go on without is for the consumer's `auto.offset.reset` to say.
+        self.consumer.seek(position);
+        self.measure();
+    }
+
+    /// The log does not continue what was read. Whoever reads on would pass records over and not know.
+    fn close(&mut self, position: &Position, log: Watermarks) {
+        let Position { partition, offset } = position;
+        let Some(owned) = self.owned.get_mut(partition) else { return };
+        owned.state = State::Closed(*offset);
+        self.consumer.pause(std::slice::from_ref(partition));
+        tell_of_closed(&self.shared.logic.consumer, position, log);
+        self.measure();
+    }
+
+    fn overtaken(&self, partition: &Partition, lost: Offset, log: Watermarks) {
+        let meters = &self.shared.logic.meters;
+        meters.overtaken.increment(1);
+        meters.lost.increment(lost.unsigned_abs());
+        let consumer = &self.shared.logic.consumer;
+        error!(%consumer, %partition, lost, log_start = log.start, "retention has removed records before they were read");
+    }
+
+    fn looked(&mut self, Look { partition, opening, step, refused, log }: Look) {
+        let Some(log) = log else { return };
+        let owned =
+            self.owned.get_mut(&partition).filter(|owned| owned.opening == opening && owned.is_open());
+        let Some(owned) = owned else { return };
+        let is_stuck = refused && owned.reach.is_at(step) && log.start > step.expected;
+        self.judge(&partition, step, log);
+        if is_stuck {
+            self.close(&partition.at(step.expected), log);
+        }
+    }
+
+    /// Holds a step against the log. What is held of one that was cut continues nothing any more; where it is stored
+    /// to begin may still lie in the log, and if it does not, it is closed on opening.
+    fn judge(&mut self, partition: &Partition, step: Step, log: Watermarks) {
+        let Some(owned) = self.owned.get_mut(partition).filter(|owned| owned.is_open()) else { return };
+        match owned.reach.judge(step, log) {
+            Finding::Whole => {}
+            Finding::Overtaken(lost) => self.overtaken(partition, lost, log),
+            Finding::Cut => {
+                owned.state = State::Opening;
+                warn!(%partition, read = step.expected, log_end = log.end, "the log ends before what was read");
+                tell(&self.lanes[owned.lane], LaneMessage::Reopen(partition.clone()));
+            }
+        }
     }
 
     fn lane_says(&mut self, event: LaneEvent) {
         match event {
-            LaneEvent::Freed => {}
+            LaneEvent::Freed(lane, freed) => self.lanes[lane].held.release(&freed),
             LaneEvent::Stored(positions) => self.stored(positions),
-            LaneEvent::Behind(partition) => {
-                let Some(owned) = self.owned.get_mut(&partition) else { return };
-                self.openings += 1;
-                owned.opening = self.openings;
-                let shared = Arc::clone(&self.shared);
-                self.opening.push(Box::pin(open(shared, vec![(partition, None)], self.openings)));
-            }
+            LaneEvent::Behind(partition) => self.reopen(partition),
         }
+    }
+
+    fn reopen(&mut self, partition: Partition) {
+        let Some(owned) = self.owned.get_mut(&partition) else { return };
+        self.openings += 1;
+        owned.opening = self.openings;
+        let shared = Arc::clone(&self.shared);
+        self.opening.push(Box::pin(open(shared, vec![(partition, None)], self.openings)));
     }
 
     fn stored(&mut self, positions: Vec<Position>) {
@@ -280,32 +377,28 @@ impl<S: Service> Intake<S> {
         }
     }
 
-    /// Pauses the partitions of lanes that hold their share of memory, and resumes them at half of it. A lane that
-    /// cannot go on thus never takes the memory of those that can.
+    /// Pauses the partitions of lanes that hold their share of memory. They are resumed at half of it; one that has
+    /// only little of what is held need not wait for those that have more. A lane that cannot go on thus never takes
+    /// the memory of those that can, nor a partition the turn of its neighbours.
     fn balance(&mut self) {
         let config = &self.shared.config;
-        let records = config.buffer_records as usize / self.lanes.len();
-        let bytes = usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX) / self.lanes.len();
-        let (mut held, mut held_bytes) = (0, 0);
+        let bytes = usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX);
+        let limit = Amount { records: config.buffer_records as usize, bytes }.part(self.lanes.len());
+        let totals: Vec<Amount> = self.lanes.iter().map(|lane| lane.held.total()).collect();
+        let mut sharers = vec![0; self.lanes.len()];
+        let open = || self.owned.iter().filter(|(_, owned)| owned.is_open());
+        open().for_each(|(_, owned)| sharers[owned.lane] += 1);
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
-        let mut fill = Vec::new();
-        for lane in &self.lanes {
-            let (in_lane, in_bytes) =
-                (lane.load.records.load(Ordering::Acquire), lane.load.bytes.load(Ordering::Acquire));
-            held += in_lane;
-            held_bytes += in_bytes;
-            fill.push((
-                in_lane >= records || in_bytes >= bytes,
-                in_lane <= records / 2 && in_bytes <= bytes / 2,
-            ));
-        }
-        for (partition, owned) in self.owned.iter().filter(|(_, owned)| owned.stored.is_some()) {
-            let (is_full, has_room) = fill[owned.lane];
-            let is_paused = self.paused.contains(partition);
-            if is_full && !is_paused {
-                pause.push(partition.clone());
-            } else if has_room && is_paused {
-                resume.push(partition.clone());
+        for (partition, owned) in open() {
+            let (total, half) = (totals[owned.lane], limit.part(2));
+            let has_room = || {
+                let own = self.lanes[owned.lane].held.of(partition);
+                total.fits(half) || own.fits(half.part(sharers[owned.lane]))
+            };
+            match (total.reaches(limit), self.paused.contains(partition)) {
+                (true, false) => pause.push(partition.clone()),
+                (false, true) if has_room() => resume.push(partition.clone()),
+                (true, true) | (false, _) => {}
             }
         }
         if !pause.is_empty() {
@@ -316,8 +409,9 @@ impl<S: Service> Intake<S> {
             self.consumer.resume(&resume);
             self.paused.retain(|partition| !resume.contains(partition));
         }
-        self.shared.logic.meters.buffered_records.set(held as f64);
-        self.shared.logic.meters.buffered_bytes.set(held_bytes as f64);
+        let held: Amount = totals.into_iter().sum();
+        self.shared.logic.meters.buffered_records.set(held.records as f64);
+        self.shared.logic.meters.buffered_bytes.set(held.bytes as f64);
     }
 
     fn has_news(&self) -> bool {
@@ -347,23 +441,41 @@ impl<S: Service> Intake<S> {
         }
     }
 
+    /// Looks at the logs of all partitions, and at the positions of those that are closed, once nothing of them is
+    /// left to be applied.
     fn begin_pruning(&mut self) {
         self.next_prune = Instant::now() + ms(self.shared.config.prune_interval_ms);
-        let known = self
-            .owned
-            .iter()
-            .filter_map(|(partition, owned)| Some((partition.at(owned.stored?), owned.log_end)));
-        self.pruning = Some(Box::pin(prune(Arc::clone(&self.shared), known.collect())));
+        let (mut known, mut closed) = (Vec::new(), Vec::new());
+        for (partition, owned) in &mut self.owned {
+            match (owned.state, owned.stored) {
+                (State::Open, Some(stored)) => {
+                    owned.reach.begin_round();
+                    known.push((partition.at(stored), owned.log_end));
+                }
+                (State::Closed(_), _) if self.lanes[owned.lane].held.of(partition).records == 0 => {
+                    closed.push(partition.clone());
+                }
+                (State::Open | State::Closed(_) | State::Opening, _) => {}
+            }
+        }
+        closed.into_iter().for_each(|partition| self.reopen(partition));
+        self.pruning = Some(Box::pin(prune(Arc::clone(&self.shared), known)));
     }
 
     fn pruned(&mut self, pruned: Vec<Pruned>) {
         self.pruning = None;
-        for Pruned { partition, log_end } in pruned {
-            if let Some(owned) = self.owned.get_mut(&partition) {
-                owned.log_end = Some(log_end);
+        for Pruned { partition, log } in pruned {
+            let Some(owned) = self.owned.get_mut(&partition) else { continue };
+            owned.log_end = Some(log.end);
+            if let Some(step) = owned.reach.end_round().filter(|_| !self.paused.contains(&partition)) {
+                self.judge(&partition, step, log);
             }
         }
     }
+}
+
+fn look(partition: &Partition, owned: &Owned, step: Step) -> Look {
+    Look { partition: partition.clone(), opening: owned.opening, step, refused: false, log: None }
 }
 
 fn tell(lane: &LaneHandle, message: LaneMessage) {
@@ -377,56 +489,4 @@ async fn pruning(future: &mut Option<BoxFuture<'static, Vec<Pruned>>>) -> Vec<Pr
         Some(future) => future.await,
         None => std::future::pending().await,
     }
-}
-
-/// Reads the stored positions of partitions, creating those that are missing at the log's start. Tries until it
-/// succeeds: without its position a partition cannot be read.
-async fn open<S: Service>(
-    shared: Arc<Shared<S>>,
-    partitions: Vec<(Partition, Option<Watermarks>)>,
-    opening: u64,
-) -> Vec<Opened> {
-    let mut failures = 0;
-    loop {
-        match try_open(&shared, &partitions, opening).await {
-            Ok(opened) => return opened,
-            Err(failure) => {
-                failures += 1;
-                let delay = shared.retry_delay("retry-open", failures);
-                info!(%failure, ?delay, "positions could not be read");
-                tokio::time::sleep(delay).await;
-            }
-        }
-    }
-}
-
-async fn try_open<S: Service>(
-    shared: &Shared<S>,
-    partitions: &[(Partition, Option<Watermarks>)],
-    opening: u64,
-) -> Result<Vec<Opened>, Failure> {
-    let mut logs = BTreeMap::new();
-    for (partition, known) in partitions {
-        let log = match known {
-            Some(known) => *known,
-            None => shared.ports.broker.watermarks(partition).await?,
-        };
-        logs.insert(partition.clone(), log);
-    }
-    let consumer = shared.logic.consumer.clone();
-    let positions = logs.iter().map(|(partition, log)| partition.at(log.start)).collect();
-    let mut session = shared.ports.database.begin().await?;
-    let stored = match session.positions(Statement::OpenPositions { consumer, positions }).await {
-        Ok(stored) => stored,
-        Err(failure) => {
-            session.rollback().await;
-            return Err(failure);
-        }
-    };
-    session.commit().await?;
-    let opened = stored.into_iter().filter_map(|position| {
-        let log = *logs.get(&position.partition)?;
-        Some(Opened { opening, position, log })
-    });
-    Ok(opened.collect())
 }

@@ -4,14 +4,7 @@
 //! what it holds, so messages that came in the meantime (a revocation, a lost partition) take effect before the next
 //! try. A batch that was begun is finished or fails; what was not begun is abandoned when a partition leaves.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, error, warn};
@@ -21,7 +14,7 @@ use crate::{
     batch::{Batch, BatchEnd, Condemned, Handover, lock_positions, move_positions},
     config::ms,
     shared::{Desk, Notice, Shared},
-    track::{Freed, Limit, Move, Span, Tracks},
+    track::{Amounts, Limit, Move, Span, Tracks},
 };
 
 /// What intake tells a lane.
@@ -31,6 +24,8 @@ pub(crate) enum LaneMessage {
     Start(Position),
     /// Records, in offset order per partition.
     Records(Vec<Delivered>),
+    /// The log no longer continues what is held of this partition: drop it, and have it opened again.
+    Reopen(Partition),
     /// Give up these partitions; the rebalance waits for the token.
     Revoke(Vec<Partition>, Option<Arc<Revocation>>),
     /// Finish what was begun, and stop.
@@ -42,26 +37,19 @@ pub(crate) enum LaneMessage {
 pub(crate) enum LaneEvent {
     /// Positions are stored here.
     Stored(Vec<Position>),
-    /// Memory was freed.
-    Freed,
+    /// Memory was freed, in the lane of this number.
+    Freed(usize, Amounts),
     /// The stored position lies behind what was read, or is gone: open the partition again.
     Behind(Partition),
 }
 
-/// How much a lane holds, counted up by intake and down by the lane.
-#[derive(Debug, Default)]
-pub(crate) struct Load {
-    pub records: AtomicUsize,
-    pub bytes: AtomicUsize,
-}
-
 /// A lane, to be run as a task.
 pub(crate) struct Lane<S: Service> {
+    pub number: usize,
     pub shared: Arc<Shared<S>>,
     pub desk: Desk,
     pub inbox: mpsc::UnboundedReceiver<LaneMessage>,
     pub events: mpsc::UnboundedSender<LaneEvent>,
-    pub load: Arc<Load>,
     pub state: LaneState<S::Event>,
 }
 
@@ -141,6 +129,7 @@ impl<S: Service> Lane<S> {
                 logic.meters.ignored.increment(ignored);
                 self.freed(freed);
             }
+            LaneMessage::Reopen(partition) => self.reopen(partition),
             LaneMessage::Revoke(partitions, token) => {
                 let grace = token.as_ref().map_or(Duration::ZERO, |token| token.grace());
                 self.leave(&partitions, grace).await;
@@ -210,10 +199,9 @@ impl<S: Service> Lane<S> {
     /// Positions are stored there, by this lane or by somebody else.
     fn stored(&mut self, positions: Vec<Position>) {
         let now = Instant::now();
-        let mut freed = Freed::default();
+        let mut freed = Amounts::default();
         for position in &positions {
-            let part = self.state.tracks.advance(&position.partition, position.offset, now);
-            freed = Freed { records: freed.records + part.records, bytes: freed.bytes + part.bytes };
+            freed.extend(self.state.tracks.advance(&position.partition, position.offset, now));
         }
         self.tell(LaneEvent::Stored(positions));
         self.freed(freed);
@@ -229,9 +217,7 @@ impl<S: Service> Lane<S> {
                 (Some(next), Some(ours)) if next > ours => ahead.push(partition.at(next)),
                 (next, ours) => {
                     warn!(%partition, ?next, ?ours, "the stored position is behind: reading again from there");
-                    let freed = self.state.tracks.seek(&partition);
-                    self.freed(freed);
-                    self.tell(LaneEvent::Behind(partition));
+                    self.reopen(partition);
                 }
             }
         }
@@ -239,6 +225,13 @@ impl<S: Service> Lane<S> {
             debug!(positions = ?ahead, "the stored position is ahead: skipping to it");
             self.stored(ahead);
         }
+    }
+
+    /// Takes nothing of a partition any more until it is started again.
+    fn reopen(&mut self, partition: Partition) {
+        let freed = self.state.tracks.seek(&partition);
+        self.freed(freed);
+        self.tell(LaneEvent::Behind(partition));
     }
 
     fn failed(&mut self, failure: Failure, size: usize, only: Option<EventId>) {
@@ -304,13 +297,10 @@ impl<S: Service> Lane<S> {
         }
     }
 
-    fn freed(&self, freed: Freed) {
-        if freed.records == 0 {
-            return;
+    fn freed(&self, freed: Amounts) {
+        if !freed.is_empty() {
+            self.tell(LaneEvent::Freed(self.number, freed));
         }
-        self.load.records.fetch_sub(freed.records, Ordering::AcqRel);
-        self.load.bytes.fetch_sub(freed.bytes, Ordering::AcqRel);
-        self.tell(LaneEvent::Freed);
     }
 
     /// Intake that is gone needs to know nothing any more.

@@ -20,6 +20,7 @@ mod failure;
 mod intake;
 mod lane;
 mod logic;
+mod opening;
 mod plan;
 mod ports;
 mod prune;
@@ -35,6 +36,7 @@ mod store;
 mod telemetry;
 mod track;
 mod transact;
+mod watch;
 mod worker;
 
 pub use broker::{Assignment, Broker, Consumer, Delivery, Producer, Revocation, Watermarks};

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use tracing::{debug, info};
 
-use crate::{Failure, Offset, Partition, Position, Service, Statement, shared::Shared};
+use crate::{Failure, Offset, Partition, Position, Service, Statement, Watermarks, shared::Shared};
 
-/// What pruning saw of a partition, to be held against its position the next time.
+/// What pruning saw of a partition: its log's range, to be held against its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pruned {
     pub partition: Partition,
-    pub log_end: Offset,
+    pub log: Watermarks,
 }
 
 /// One round over the partitions of a worker, each with its stored position and where its log ended a round before.
@@ -37,7 +37,7 @@ pub(crate) async fn prune<S: Service>(
         if has_caught_up && log.start > 0 {
             below.push(stored.partition.at(log.start.min(stored.offset)));
         }
-        seen.push(Pruned { partition: stored.partition, log_end: log.end });
+        seen.push(Pruned { partition: stored.partition, log });
     }
     if !below.is_empty()
         && let Err(failure) = delete(&shared, below).await

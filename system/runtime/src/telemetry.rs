@@ -48,8 +48,12 @@ pub(crate) struct Meters {
     pub buffered_bytes: Gauge,
     /// Partitions owned.
     pub partitions: Gauge,
-    /// Partitions found where retention had passed the stored position: records are gone unread.
+    /// Times that retention was found to have passed a position: records are gone unread.
     pub overtaken: Counter,
+    /// Offsets that retention removed before they were read. Not all need have been records.
+    pub lost: Counter,
+    /// Partitions owned and not read, until an operator decides: their logs have lost records.
+    pub closed: Gauge,
     /// Inbox rows pruned.
     pub pruned: Counter,
 }
@@ -82,6 +86,8 @@ impl Meters {
             buffered_bytes: level("stormglass_buffered_bytes"),
             partitions: level("stormglass_partitions_owned"),
             overtaken: count("stormglass_positions_overtaken_total"),
+            lost: count("stormglass_offsets_lost_total"),
+            closed: level("stormglass_partitions_closed"),
             pruned: count("stormglass_inbox_pruned_total"),
         }
     }

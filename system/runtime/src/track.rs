@@ -4,7 +4,10 @@
 //! disagrees has moved on without us. `tail` is behind the last record that arrived: records in between without an
 //! event of interest are dropped on arrival, so the position may move over them whenever it moves at all.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    iter::Sum,
+};
 
 use tokio::time::Instant;
 
@@ -62,17 +65,90 @@ pub(crate) struct Limit {
     pub bytes: usize,
 }
 
-/// Records and bytes that left memory.
+/// Records and bytes in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Freed {
+pub(crate) struct Amount {
     pub records: usize,
     pub bytes: usize,
 }
 
-impl Freed {
+/// Amounts by partition: what is held, or what was let go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Amounts(BTreeMap<Partition, Amount>);
+
+impl Amount {
+    /// Whether it is as much as `limit`, in either.
+    pub fn reaches(self, limit: Amount) -> bool {
+        self.records >= limit.records || self.bytes >= limit.bytes
+    }
+
+    /// Whether it is no more than `limit`, in both.
+    pub fn fits(self, limit: Amount) -> bool {
+        self.records <= limit.records && self.bytes <= limit.bytes
+    }
+
+    /// The `count`th part.
+    pub fn part(self, count: usize) -> Amount {
+        Amount { records: self.records / count.max(1), bytes: self.bytes / count.max(1) }
+    }
+
     fn add(&mut self, record: &Record) {
         self.records += 1;
         self.bytes += record.size();
+    }
+}
+
+impl Sum for Amount {
+    fn sum<I: Iterator<Item = Amount>>(amounts: I) -> Amount {
+        amounts.fold(Amount::default(), |sum, amount| Amount {
+            records: sum.records + amount.records,
+            bytes: sum.bytes + amount.bytes,
+        })
+    }
+}
+
+impl Amounts {
+    /// One more record of `partition`.
+    pub fn add(&mut self, partition: &Partition, record: &Record) {
+        match self.0.get_mut(partition) {
+            Some(amount) => amount.add(record),
+            None => self.0.entry(partition.clone()).or_default().add(record),
+        }
+    }
+
+    /// As much more as `more` says.
+    pub fn extend(&mut self, more: Amounts) {
+        for (partition, more) in more.0 {
+            let amount = self.0.entry(partition).or_default();
+            *amount = [*amount, more].into_iter().sum();
+        }
+    }
+
+    /// As much less as `freed` says.
+    pub fn release(&mut self, freed: &Amounts) {
+        for (partition, Amount { records, bytes }) in &freed.0 {
+            let Some(amount) = self.0.get_mut(partition) else { continue };
+            amount.records = amount.records.saturating_sub(*records);
+            amount.bytes = amount.bytes.saturating_sub(*bytes);
+            if amount.records == 0 {
+                self.0.remove(partition);
+            }
+        }
+    }
+
+    /// That of one partition.
+    pub fn of(&self, partition: &Partition) -> Amount {
+        self.0.get(partition).copied().unwrap_or_default()
+    }
+
+    /// That of all.
+    pub fn total(&self) -> Amount {
+        self.0.values().copied().sum()
+    }
+
+    /// Whether it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -84,7 +160,7 @@ impl<E> Default for Tracks<E> {
 
 impl<E> Tracks<E> {
     /// Begins `position.partition` at its stored position; whatever was held of it is dropped.
-    pub fn start(&mut self, position: Position) -> Freed {
+    pub fn start(&mut self, position: Position) -> Amounts {
         let freed = self.drop_waiting(&position.partition);
         let track = Track {
             stored: position.offset,
@@ -104,19 +180,19 @@ impl<E> Tracks<E> {
         delivered: Vec<Delivered>,
         now: Instant,
         decode: impl Fn(&Record) -> Decoded<E>,
-    ) -> (Freed, u64) {
-        let (mut freed, mut ignored) = (Freed::default(), 0);
+    ) -> (Amounts, u64) {
+        let (mut freed, mut ignored) = (Amounts::default(), 0);
         for delivered in delivered {
             let track = self.tracks.get_mut(&delivered.at.partition);
             let Some(track) = track.filter(|track| !track.seeking && track.tail <= delivered.at.offset)
             else {
-                freed.add(&delivered.record);
+                freed.add(&delivered.at.partition, &delivered.record);
                 continue;
             };
             track.tail = delivered.at.offset + 1;
             match decode(&delivered.record) {
                 Decoded::Ignored => {
-                    freed.add(&delivered.record);
+                    freed.add(&delivered.at.partition, &delivered.record);
                     ignored += 1;
                     track.idle_since.get_or_insert(now);
                 }
@@ -166,11 +242,11 @@ impl<E> Tracks<E> {
     }
 
     /// A position is now stored at `to`, by us or by somebody else: what lies before it is accounted for.
-    pub fn advance(&mut self, partition: &Partition, to: Offset, now: Instant) -> Freed {
-        let mut freed = Freed::default();
+    pub fn advance(&mut self, partition: &Partition, to: Offset, now: Instant) -> Amounts {
+        let mut freed = Amounts::default();
         let Some(track) = self.tracks.get_mut(partition) else { return freed };
         while let Some(taken) = track.waiting.pop_front_if(|taken| taken.at.offset < to) {
-            freed.add(&taken.record);
+            freed.add(partition, &taken.record);
         }
         track.stored = to;
         track.tail = track.tail.max(to);
@@ -180,7 +256,7 @@ impl<E> Tracks<E> {
 
     /// The position is behind or gone: what is held does not continue it. Nothing is taken until
     /// [`Tracks::start`].
-    pub fn seek(&mut self, partition: &Partition) -> Freed {
+    pub fn seek(&mut self, partition: &Partition) -> Amounts {
         let freed = self.drop_waiting(partition);
         if let Some(track) = self.tracks.get_mut(partition) {
             track.seeking = true;
@@ -190,13 +266,11 @@ impl<E> Tracks<E> {
     }
 
     /// Gives up partitions with what is held of them. Returns where their positions could still move.
-    pub fn leave(&mut self, partitions: &[Partition]) -> (Freed, Vec<Move>) {
+    pub fn leave(&mut self, partitions: &[Partition]) -> (Amounts, Vec<Move>) {
         let moves = self.idle_moves().into_iter().filter(|m| partitions.contains(&m.partition)).collect();
-        let mut freed = Freed::default();
+        let mut freed = Amounts::default();
         for partition in partitions {
-            let dropped = self.drop_waiting(partition);
-            freed.records += dropped.records;
-            freed.bytes += dropped.bytes;
+            freed.extend(self.drop_waiting(partition));
             self.tracks.remove(partition);
         }
         (freed, moves)
@@ -227,10 +301,10 @@ impl<E> Tracks<E> {
         self.tracks.keys().cloned().collect()
     }
 
-    fn drop_waiting(&mut self, partition: &Partition) -> Freed {
-        let mut freed = Freed::default();
+    fn drop_waiting(&mut self, partition: &Partition) -> Amounts {
+        let mut freed = Amounts::default();
         if let Some(track) = self.tracks.get_mut(partition) {
-            track.waiting.drain(..).for_each(|taken| freed.add(&taken.record));
+            track.waiting.drain(..).for_each(|taken| freed.add(partition, &taken.record));
         }
         freed
     }
@@ -286,8 +360,8 @@ mod tests {
     async fn what_was_seen_is_not_taken_again_and_what_another_has_moved_over_is_dropped() {
         let mut tracks = tracks(&[(0, 1, true), (0, 2, true), (0, 3, true)]);
         let again = vec![record(partition(0).at(2), true), record(partition(1).at(0), true)];
-        assert_eq!(tracks.arrive(again, Instant::now(), decode).0.records, 2);
-        assert_eq!(tracks.advance(&partition(0), 3, Instant::now()).records, 2);
+        assert_eq!(tracks.arrive(again, Instant::now(), decode).0.total().records, 2);
+        assert_eq!(tracks.advance(&partition(0), 3, Instant::now()).total().records, 2);
         let span = tracks.span(limit(10));
         assert_eq!(span.taken.iter().map(|taken| taken.at.offset).collect::<Vec<_>>(), [3]);
         assert_eq!(span.moves, [Move { partition: partition(0), from: 3, to: 4 }]);
@@ -296,7 +370,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_partition_that_seeks_takes_nothing_until_it_starts_again() {
         let mut tracks = tracks(&[(0, 1, true)]);
-        assert_eq!(tracks.seek(&partition(0)).records, 1);
+        assert_eq!(tracks.seek(&partition(0)).total().records, 1);
         tracks.arrive(vec![record(partition(0).at(2), true)], Instant::now(), decode);
         assert!(tracks.span(limit(10)).moves.is_empty() && !tracks.has_events());
         tracks.start(partition(0).at(1));

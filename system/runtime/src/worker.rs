@@ -19,8 +19,9 @@ use crate::{
     config::ms,
     executor::Executor,
     intake::{Intake, LaneHandle},
-    lane::{Lane, LaneState, Load},
+    lane::{Lane, LaneState},
     shared::{Desk, Shared},
+    track::Amounts,
 };
 
 /// Runs a [`Service`] with the guarantees of DESIGN section 3.
@@ -68,19 +69,18 @@ impl<S: Service> Worker<S> {
         let desk = Desk { room, open: Arc::new(AtomicBool::new(true)), notices };
         let mut lanes = JoinSet::new();
         let mut handles = Vec::new();
-        for number in 0..shared.config.lanes {
+        for number in 0..shared.config.lanes as usize {
             let (messages, inbox) = mpsc::unbounded_channel();
-            let load = Arc::new(Load::default());
             let lane = Lane {
+                number,
                 shared: Arc::clone(&shared),
                 desk: desk.clone(),
                 inbox,
                 events: events.clone(),
-                load: Arc::clone(&load),
                 state: LaneState::new(shared.config.batch_records as usize),
             };
             lanes.spawn(lane.run().instrument(info_span!("lane", number)));
-            handles.push(LaneHandle { messages, load });
+            handles.push(LaneHandle { messages, held: Amounts::default() });
         }
         let drain_executor = CancellationToken::new();
         let mut executor = JoinSet::new();

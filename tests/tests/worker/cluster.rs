@@ -16,8 +16,8 @@ use stormglass_embedded::{
     transport::{Local, TokioClock, keep_time},
 };
 use stormglass_runtime::{
-    Clock, ConsumerName, Database, DeadLetters, Entropy, Headers, Partition, Ports, Producer, Record, Relay,
-    RelayConfig, Timestamp, Topic, Versioned, Worker, WorkerConfig, derive_id,
+    Broker, Clock, ConsumerName, Database, DeadLetters, Entropy, Headers, Partition, Ports, Producer, Record,
+    Relay, RelayConfig, Timestamp, Topic, Versioned, Worker, WorkerConfig, derive_id,
 };
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -102,6 +102,17 @@ impl Cluster {
         ledger: &Ledger,
         tune: impl FnOnce(&mut WorkerConfig),
     ) -> Running {
+        let broker = self.broker.client(ClientConfig::new("ledger").scaled_down(10));
+        self.worker_on((broker, database), ledger, tune)
+    }
+
+    /// The same over a broker of your choice, too.
+    pub fn worker_on(
+        &self,
+        (broker, database): (Arc<dyn Broker>, Arc<dyn Database<Account>>),
+        ledger: &Ledger,
+        tune: impl FnOnce(&mut WorkerConfig),
+    ) -> Running {
         let number = self.members.fetch_add(1, Ordering::Relaxed);
         let member = derive_id("member", &[&number.to_be_bytes()]);
         let mut config = WorkerConfig {
@@ -116,12 +127,7 @@ impl Cluster {
             ..WorkerConfig::default()
         };
         tune(&mut config);
-        let ports = Ports {
-            broker: self.broker.client(ClientConfig::new(&format!("ledger-{number}")).scaled_down(10)),
-            database,
-            clock: Arc::clone(&self.clock),
-            entropy: Arc::new(Half),
-        };
+        let ports = Ports { broker, database, clock: Arc::clone(&self.clock), entropy: Arc::new(Half) };
         let worker = Worker::new(ledger.clone(), ports, config, member).unwrap();
         let shutdown = CancellationToken::new();
         Running { task: tokio::spawn(worker.run(shutdown.clone())), shutdown }

@@ -13,4 +13,5 @@ mod calls;
 mod dead_letters;
 mod effects;
 mod failures;
+mod losses;
 mod relay;

@@ -221,6 +221,16 @@ impl Replicated {
     fn follow_leader(&mut self, leader: Node, now: Timestamp) -> bool {
         let end = self.ends[leader];
         let lost = end < self.log.end();
+        self.cut(now, end);
+        self.leader = Some(leader);
+        if !self.in_sync.contains(&leader) {
+            self.in_sync = BTreeSet::from([leader]);
+        }
+        lost
+    }
+
+    /// Nobody has anything at or above `end` any more.
+    fn cut(&mut self, now: Timestamp, end: Offset) {
         self.log.truncate(end);
         for own in &mut self.ends {
             *own = (*own).min(end);
@@ -229,11 +239,6 @@ impl Replicated {
         self.replicated = self.replicated.min(end);
         self.marks.clear();
         self.marks.push_back((now, end));
-        self.leader = Some(leader);
-        if !self.in_sync.contains(&leader) {
-            self.in_sync = BTreeSet::from([leader]);
-        }
-        lost
     }
 }
 
@@ -271,6 +276,19 @@ impl Cluster {
     pub fn heal(&mut self, now: Timestamp, a: Node, b: Node) -> Vec<Effect<Response>> {
         self.topology.cuts.remove(&pair(a, b));
         self.reconsider(now);
+        self.out.effects()
+    }
+
+    /// Loses everything of a partition at and above `end`, on all replicas: what an unclean election does (B8), or a
+    /// topic that was made anew. Nothing if there is no such partition.
+    pub fn lose(&mut self, now: Timestamp, partition: &Partition, end: Offset) -> Vec<Effect<Response>> {
+        if let Some(index) = self.find(partition) {
+            let cut = &mut self.partitions[index];
+            cut.cut(now, end);
+            let (partition, end) = (cut.name.clone(), cut.log.end());
+            self.out.observe(|| Observed::Truncated { at: now, partition, end });
+            self.wake_fetches(index);
+        }
         self.out.effects()
     }
 
