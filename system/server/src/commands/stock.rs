@@ -28,6 +28,9 @@ pub struct Delivery {
     /// How many; at least 1.
     #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
     units: i64,
+    /// Only if there is no such shelf yet: a repeat then changes nothing.
+    #[arg(long)]
+    if_new: bool,
 }
 
 fn tenant(text: &str) -> Result<Tenant, Invalid> {
@@ -50,7 +53,8 @@ pub async fn run(command: &StockCommand, settings: &Settings) -> Result<(), Stop
     Ok(())
 }
 
-/// Adds the units in one transaction; answers with what is on the shelf then. After `Unknown` look before repeating it.
+/// Adds the units in one transaction; answers with what is on the shelf then. After `Unknown` look before repeating it,
+/// unless it is only for a new shelf.
 async fn add(database: &dyn Database<Row>, delivery: &Delivery) -> Result<Stock, Failure> {
     let mut session = database.begin().await?;
     let shelf = put(&mut session, delivery).await;
@@ -64,16 +68,19 @@ async fn add(database: &dyn Database<Row>, delivery: &Delivery) -> Result<Stock,
 }
 
 async fn put(session: &mut Box<dyn Session<Row>>, delivery: &Delivery) -> Result<Stock, Failure> {
-    let Delivery { tenant, sku, units } = delivery.clone();
+    let Delivery { tenant, sku, units, if_new } = delivery.clone();
     let key = RowKey::Stock(tenant.clone(), sku.clone());
     let table = Row::table(&key).to_owned();
     let empty = Stock { tenant, sku, available: 0, reserved: 0, sold: 0 };
     let rows = vec![Row::Stock(empty)];
-    session.count(Statement::InsertRows { table: table.clone(), rows }).await?;
+    let made = session.count(Statement::InsertRows { table: table.clone(), rows }).await?;
     let locked = session.rows(Statement::LockRows { table: table.clone(), keys: vec![key] }).await?;
     let Some(Versioned { row: Row::Stock(mut shelf), version }) = locked.into_iter().next() else {
         return Err(Failure::NotDone(Cause::Protocol));
     };
+    if if_new && made == 0 {
+        return Ok(shelf);
+    }
     let sum = shelf.available.checked_add(units).ok_or_else(|| {
         Failure::Rejected(Reason::InvalidValue("more units than a shelf can count".to_owned()))
     })?;
@@ -95,7 +102,8 @@ mod tests {
     use crate::host::SystemClock;
 
     fn delivery(units: i64) -> Delivery {
-        Delivery { tenant: Tenant::new("acme").unwrap(), sku: Sku::new("umbrella").unwrap(), units }
+        let (tenant, sku) = (Tenant::new("acme").unwrap(), Sku::new("umbrella").unwrap());
+        Delivery { tenant, sku, units, if_new: false }
     }
 
     #[tokio::test]
@@ -107,5 +115,17 @@ mod tests {
         }
         assert!(matches!(add(&*database, &delivery(i64::MAX)).await, Err(Failure::Rejected(_))));
         assert_eq!(add(&*database, &delivery(1)).await.unwrap().available, 11);
+    }
+
+    #[tokio::test]
+    async fn units_for_a_new_shelf_are_added_once() {
+        let (_server, database) =
+            database::embedded(Schema::of::<Row>(), Config::default(), Arc::new(SystemClock));
+        let first = Delivery { if_new: true, ..delivery(5) };
+        for _ in 0..2 {
+            assert_eq!(add(&*database, &first).await.unwrap().available, 5);
+        }
+        assert_eq!(add(&*database, &delivery(5)).await.unwrap().available, 10);
+        assert_eq!(add(&*database, &first).await.unwrap().available, 10);
     }
 }
