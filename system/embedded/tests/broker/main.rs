@@ -1,12 +1,13 @@
 //! Holds a Kafka cluster to SEMANTICS.md's B lines, through the ports, and the state machine to two oracles.
 //!
-//! The cases are shared: the same ones hold the adapter to a real cluster (`tests/tests/kafka`).
+//! The cases are shared: the same ones hold the adapter to a real cluster (`tests/tests/kafka`), and the state
+//! machine behind a simulated network (`tests/tests/contract`).
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cases;
 mod group_model;
-mod in_process;
 mod log_model;
+mod machines;
 mod wire;
 
 macro_rules! embedded {
@@ -14,7 +15,7 @@ macro_rules! embedded {
         $(
             #[tokio::test(start_paused = true)]
             async fn $case() {
-                cases::$module::$case(&in_process::Embedded).await;
+                cases::$module::$case(&machines::Embedded).await;
             }
         )*
     };

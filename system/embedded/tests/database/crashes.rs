@@ -16,8 +16,8 @@ use stormglass_embedded::{
 use stormglass_runtime::{Freshness, Image, RowSet, Scan, Statement, Timestamp};
 
 use crate::{
-    domain::{Row, account},
-    sut::record,
+    cases::domain::{Row, account},
+    cases::sut::record,
 };
 
 const LAG: Duration = Duration::from_millis(50);

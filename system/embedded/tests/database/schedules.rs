@@ -18,9 +18,9 @@ use stormglass_runtime::{
 use uuid::Uuid;
 
 use crate::{
-    domain::{Key, Row, account},
+    cases::domain::{Key, Row, account},
+    cases::sut::{consumer, event, key, partition, pending},
     oracle::{Action, DEADLOCK_TIMEOUT_MS, Name, Oracle, Reply, Value},
-    sut::{consumer, event, key, partition, pending},
 };
 
 const ACCOUNTS: u32 = 4;

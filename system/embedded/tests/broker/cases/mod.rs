@@ -63,3 +63,21 @@ macro_rules! every_case {
     };
 }
 pub(crate) use every_case;
+
+/// Cases that cannot be put to a real cluster, or not to this client, and why.
+#[allow(dead_code, reason = "where there is no real cluster nobody asks")]
+pub const NOT_ON_A_REAL_CLUSTER: &[(&str, &str)] = &[
+    (
+        "b2_offsets_are_sparse_and_caught_up_is_not_the_last_record",
+        "gaps at will; real ones are those of transactions: kafka, own",
+    ),
+    ("b5_only_what_is_below_the_high_watermark_is_visible", "a broker cut from its peers alone"),
+    ("b7_acks_leader_is_lost_with_the_leader_and_its_offset_reused", "a broker cut from its peers alone"),
+    ("a_leader_cut_from_its_peers_cannot_commit_and_is_deposed", "a broker cut from its peers alone"),
+    ("b17_commits_of_strangers_and_old_generations_are_fenced", "commits under another's name: kafka, own"),
+    ("b23_an_offset_out_of_range_can_skip_everything", "the adapter does not offer `latest`"),
+    ("b24_an_empty_groups_offsets_expire", "Kafka counts this in minutes"),
+    ("b28_a_new_coordinator_loads_before_it_answers", "commits under another's name"),
+    ("f20_old_records_are_delivered_once_more", "a real broker does not go back by itself"),
+    ("an_idle_consumer_is_quiet", "counts the requests of another client"),
+];

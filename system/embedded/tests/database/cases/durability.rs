@@ -5,15 +5,15 @@ use std::time::Duration;
 use stormglass_embedded::database::{ClientConfig, Config, Promotion, Replication, SynchronousCommit};
 use stormglass_runtime::{Answer, Cause, Failure, Versioned};
 
-use crate::{
+use super::{
     domain::{Key, Row, account, at},
-    sut::{Adapter, Sut, insert, lock, pause, update},
+    sut::{Kind, Sut, insert, lock, pause, update},
 };
 
 const LAG: Duration = Duration::from_millis(200);
 
-async fn started(adapter: Adapter, config: Config) -> Sut {
-    let sut = adapter.start(Config { replication_lag: LAG, ..config }).await;
+async fn started(kind: &dyn Kind, config: Config) -> Sut {
+    let sut = kind.start(Config { replication_lag: LAG, ..config }).await;
     sut.run(insert([account(1, 100)])).await;
     pause(300).await;
     sut
@@ -26,8 +26,8 @@ async fn stored(sut: &Sut) -> Vec<Versioned<Row>> {
     }
 }
 
-pub async fn d3_a_commit_that_was_not_heard_may_be_done(adapter: Adapter) {
-    let sut = started(adapter, Config::default()).await;
+pub async fn d3_a_commit_that_was_not_heard_may_be_done(kind: &dyn Kind) {
+    let sut = started(kind, Config::default()).await;
     let client =
         sut.operator.client(ClientConfig { application: "deaf".to_owned(), ..ClientConfig::default() });
     let mut session = client.begin().await.unwrap();
@@ -45,15 +45,15 @@ async fn crash_after_commit(sut: &Sut) {
     sut.operator.restart(0).await;
 }
 
-pub async fn d16_an_acknowledged_commit_survives_a_crash(adapter: Adapter) {
-    let sut = started(adapter, Config::default()).await;
+pub async fn d16_an_acknowledged_commit_survives_a_crash(kind: &dyn Kind) {
+    let sut = started(kind, Config::default()).await;
     crash_after_commit(&sut).await;
     assert_eq!(stored(&sut).await, [at(2, account(1, 1))]);
 }
 
-pub async fn d16_without_synchronous_commit_a_crash_loses_the_last_ones(adapter: Adapter) {
+pub async fn d16_without_synchronous_commit_a_crash_loses_the_last_ones(kind: &dyn Kind) {
     let config = Config { synchronous_commit: SynchronousCommit::Off, ..Config::default() };
-    let sut = started(adapter, config).await;
+    let sut = started(kind, config).await;
     crash_after_commit(&sut).await;
     assert_eq!(
         stored(&sut).await,
@@ -67,16 +67,16 @@ pub async fn d16_without_synchronous_commit_a_crash_loses_the_last_ones(adapter:
     assert_eq!(stored(&sut).await, [at(2, account(1, 2))]);
 }
 
-pub async fn d17_a_failover_may_lose_what_was_acknowledged(adapter: Adapter) {
-    let sut = started(adapter, Config::default()).await;
+pub async fn d17_a_failover_may_lose_what_was_acknowledged(kind: &dyn Kind) {
+    let sut = started(kind, Config::default()).await;
     sut.run(update(1, account(1, 1))).await;
     sut.operator.crash(0).await;
     sut.operator.promote(Promotion::LosingSuffix).await;
     assert_eq!(stored(&sut).await, [at(1, account(1, 100))]);
 }
 
-pub async fn d17_a_switchover_loses_nothing(adapter: Adapter) {
-    let sut = started(adapter, Config::default()).await;
+pub async fn d17_a_switchover_loses_nothing(kind: &dyn Kind) {
+    let sut = started(kind, Config::default()).await;
     let mut open = sut.begin().await;
     open.execute(lock([1])).await.unwrap();
     open.rollback().await;
@@ -85,8 +85,8 @@ pub async fn d17_a_switchover_loses_nothing(adapter: Adapter) {
     assert_eq!(stored(&sut).await, [at(2, account(1, 1))]);
 }
 
-pub async fn d17_with_synchronous_replication_nothing_acknowledged_is_lost(adapter: Adapter) {
-    let sut = started(adapter, Config { replication: Replication::Synchronous, ..Config::default() }).await;
+pub async fn d17_with_synchronous_replication_nothing_acknowledged_is_lost(kind: &dyn Kind) {
+    let sut = started(kind, Config { replication: Replication::Synchronous, ..Config::default() }).await;
     let began = tokio::time::Instant::now();
     sut.run(update(1, account(1, 1))).await;
     assert!(began.elapsed() >= LAG, "COMMIT waits for the replica");
@@ -95,8 +95,8 @@ pub async fn d17_with_synchronous_replication_nothing_acknowledged_is_lost(adapt
     assert_eq!(stored(&sut).await, [at(2, account(1, 1))]);
 }
 
-pub async fn a_commit_waits_for_a_synchronous_replica_that_is_down(adapter: Adapter) {
-    let sut = started(adapter, Config { replication: Replication::Synchronous, ..Config::default() }).await;
+pub async fn a_commit_waits_for_a_synchronous_replica_that_is_down(kind: &dyn Kind) {
+    let sut = started(kind, Config { replication: Replication::Synchronous, ..Config::default() }).await;
     sut.operator.crash(1).await;
     let mut session = sut.begin().await;
     session.execute(update(1, account(1, 1))).await.unwrap();
@@ -113,8 +113,8 @@ pub async fn a_commit_waits_for_a_synchronous_replica_that_is_down(adapter: Adap
     assert_eq!(stored(&sut).await, [at(2, account(1, 1))]);
 }
 
-pub async fn d3_a_commit_that_waits_for_the_replica_survives_a_crash_unacknowledged(adapter: Adapter) {
-    let sut = started(adapter, Config { replication: Replication::Synchronous, ..Config::default() }).await;
+pub async fn d3_a_commit_that_waits_for_the_replica_survives_a_crash_unacknowledged(kind: &dyn Kind) {
+    let sut = started(kind, Config { replication: Replication::Synchronous, ..Config::default() }).await;
     sut.operator.crash(1).await;
     let mut session = sut.begin().await;
     session.execute(update(1, account(1, 1))).await.unwrap();
@@ -128,8 +128,8 @@ pub async fn d3_a_commit_that_waits_for_the_replica_survives_a_crash_unacknowled
     assert_eq!(sut.operator.leftovers().await, (0, 0));
 }
 
-pub async fn a_replica_lags_and_a_token_makes_reads_fresh(adapter: Adapter) {
-    let sut = started(adapter, Config::default()).await;
+pub async fn a_replica_lags_and_a_token_makes_reads_fresh(kind: &dyn Kind) {
+    let sut = started(kind, Config::default()).await;
     let read = |at_least| sut.client.read(vec![Key::Account(1)], at_least);
     let (_, old) = read(None).await.unwrap();
     sut.run(update(1, account(1, 1))).await;
@@ -143,8 +143,8 @@ pub async fn a_replica_lags_and_a_token_makes_reads_fresh(adapter: Adapter) {
     assert_eq!(read(None).await.unwrap().1, newer, "the primary answers alone");
 }
 
-pub async fn a_token_of_a_lost_suffix_is_answered_on_the_new_timeline(adapter: Adapter) {
-    let sut = started(adapter, Config::default()).await;
+pub async fn a_token_of_a_lost_suffix_is_answered_on_the_new_timeline(kind: &dyn Kind) {
+    let sut = started(kind, Config::default()).await;
     sut.run(update(1, account(1, 1))).await;
     let (_, known) = sut.client.read(vec![Key::Account(1)], None).await.unwrap();
     let ahead = stormglass_runtime::Freshness { lsn: known.lsn + 1, ..known };
@@ -156,8 +156,8 @@ pub async fn a_token_of_a_lost_suffix_is_answered_on_the_new_timeline(adapter: A
     assert!(token > lost && token.timeline == lost.timeline + 1, "the loss shows in the token");
 }
 
-pub async fn a_fenced_primary_rejoins_as_a_replica(adapter: Adapter) {
-    let sut = started(adapter, Config::default()).await;
+pub async fn a_fenced_primary_rejoins_as_a_replica(kind: &dyn Kind) {
+    let sut = started(kind, Config::default()).await;
     sut.operator.promote(Promotion::Everything).await;
     sut.operator.restart(0).await;
     sut.operator.rejoin(0).await;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use stormglass_embedded::database::Config;
 use stormglass_runtime::{AfterDeath, Answer, NewPending, Pending, PendingChange, Statement, Verdict};
 
-use crate::{
+use super::{
     domain::Row,
-    sut::{Adapter, Sut, claim, consumer, done, enqueue, key, pause, pending, start, waits},
+    sut::{Kind, Sut, claim, consumer, enqueue, key, pause, pending, waits},
 };
 
 fn claiming(number: u128, limit: u32, after_death: AfterDeath) -> Statement<Row> {
@@ -41,14 +41,14 @@ fn change(changes: Vec<PendingChange>) -> Statement<Row> {
     Statement::ChangePending { consumer: consumer(), changes }
 }
 
-async fn started(adapter: Adapter, rows: Vec<NewPending>) -> Sut {
-    let sut = adapter.start(Config::default()).await;
+async fn started(kind: &dyn Kind, rows: Vec<NewPending>) -> Sut {
+    let sut = kind.start(Config::default()).await;
     sut.run(enqueue(rows)).await;
     sut
 }
 
-pub async fn d8_claims_are_disjoint_and_a_rollback_requeues(adapter: Adapter) {
-    let sut = started(adapter, vec![pending("a", 1), pending("b", 2), pending("c", 3)]).await;
+pub async fn d8_claims_are_disjoint_and_a_rollback_requeues(kind: &dyn Kind) {
+    let sut = started(kind, vec![pending("a", 1), pending("b", 2), pending("c", 3)]).await;
     let (mut first, mut second) = (sut.begin().await, sut.begin().await);
     let one = first.pending(claiming(1, 2, AfterDeath::Hold)).await.unwrap();
     let two = second.pending(claiming(2, 2, AfterDeath::Hold)).await.unwrap();
@@ -61,8 +61,8 @@ pub async fn d8_claims_are_disjoint_and_a_rollback_requeues(adapter: Adapter) {
     assert_eq!(again[0].attempts, 1, "the attempt that rolled back never was");
 }
 
-pub async fn d8_a_claim_never_takes_a_follower_of_a_locked_head(adapter: Adapter) {
-    let sut = started(adapter, vec![pending("a", 1), pending("a", 2), pending("b", 3)]).await;
+pub async fn d8_a_claim_never_takes_a_follower_of_a_locked_head(kind: &dyn Kind) {
+    let sut = started(kind, vec![pending("a", 1), pending("a", 2), pending("b", 3)]).await;
     let mut settling = sut.begin().await;
     let locked =
         settling.pending(Statement::LockPending { consumer: consumer(), keys: vec![key("a")] }).await;
@@ -73,20 +73,20 @@ pub async fn d8_a_claim_never_takes_a_follower_of_a_locked_head(adapter: Adapter
     assert_eq!(events(&claimed(&sut, 2, AfterDeath::Hold).await), [2]);
 }
 
-pub async fn a_claim_takes_the_oldest_due_heads_only(adapter: Adapter) {
+pub async fn a_claim_takes_the_oldest_due_heads_only(kind: &dyn Kind) {
     let later =
         |of, number, millis| NewPending { due_in: Duration::from_millis(millis), ..pending(of, number) };
     let rows =
         vec![later("a", 1, 300), pending("a", 2), later("b", 3, 200), later("c", 4, 100), later("d", 5, 900)];
-    let sut = started(adapter, rows).await;
+    let sut = started(kind, rows).await;
     assert_eq!(events(&claimed(&sut, 1, AfterDeath::Hold).await), Vec::<u128>::new());
     pause(400).await;
     assert_eq!(events(&claimed(&sut, 1, AfterDeath::Hold).await), [4, 3, 1]);
     assert_eq!(events(&claimed(&sut, 1, AfterDeath::Hold).await), Vec::<u128>::new());
 }
 
-pub async fn a_leased_row_is_free_again_when_its_lease_has_run_out(adapter: Adapter) {
-    let sut = started(adapter, vec![pending("a", 1)]).await;
+pub async fn a_leased_row_is_free_again_when_its_lease_has_run_out(kind: &dyn Kind) {
+    let sut = started(kind, vec![pending("a", 1)]).await;
     assert_eq!(events(&claimed(&sut, 1, AfterDeath::Hold).await), [1]);
     pause(9_900).await;
     assert_eq!(events(&claimed(&sut, 2, AfterDeath::Hold).await), Vec::<u128>::new());
@@ -95,9 +95,9 @@ pub async fn a_leased_row_is_free_again_when_its_lease_has_run_out(adapter: Adap
     assert_eq!((again[0].attempts, again[0].claim), (2, Some(claim(3).id)));
 }
 
-pub async fn hold_blocks_behind_a_dead_row_and_skip_passes_it_over(adapter: Adapter) {
+pub async fn hold_blocks_behind_a_dead_row_and_skip_passes_it_over(kind: &dyn Kind) {
     let dead = NewPending { verdict: Verdict::Dead, ..pending("a", 1) };
-    let sut = started(adapter, vec![dead, pending("a", 2), pending("b", 3)]).await;
+    let sut = started(kind, vec![dead, pending("a", 2), pending("b", 3)]).await;
     let blocked = |after_death| Statement::BlockedKeys {
         consumer: consumer(),
         keys: vec![key("c"), key("b"), key("a")],
@@ -117,9 +117,9 @@ pub async fn hold_blocks_behind_a_dead_row_and_skip_passes_it_over(adapter: Adap
     assert_eq!(sut.run(blocked(AfterDeath::Skip)).await, Answer::Keys(vec![key("b")]));
 }
 
-pub async fn a_row_born_claimed_counts_its_attempts_itself(adapter: Adapter) {
+pub async fn a_row_born_claimed_counts_its_attempts_itself(kind: &dyn Kind) {
     let born = NewPending { verdict: Verdict::Claimed(claim(5)), attempts: 1, ..pending("a", 1) };
-    let sut = started(adapter, vec![born]).await;
+    let sut = started(kind, vec![born]).await;
     assert!(claimed(&sut, 1, AfterDeath::Hold).await.is_empty());
     let row = sut.operator.tables().await.pending.into_values().next().unwrap();
     assert_eq!((row.attempts, row.claim), (1, Some(claim(5).id)));
@@ -127,8 +127,8 @@ pub async fn a_row_born_claimed_counts_its_attempts_itself(adapter: Adapter) {
     assert_eq!(claimed(&sut, 1, AfterDeath::Hold).await[0].attempts, 2);
 }
 
-pub async fn a_redriven_dead_letter_is_the_head_again_and_a_discarded_one_is_gone(adapter: Adapter) {
-    let sut = started(adapter, vec![pending("a", 1), pending("a", 2), pending("b", 3)]).await;
+pub async fn a_redriven_dead_letter_is_the_head_again_and_a_discarded_one_is_gone(kind: &dyn Kind) {
+    let sut = started(kind, vec![pending("a", 1), pending("a", 2), pending("b", 3)]).await;
     for row in claimed(&sut, 1, AfterDeath::Hold).await {
         sut.run(change(vec![changed(&row, Verdict::Dead)])).await;
         pause(10).await;
@@ -148,28 +148,28 @@ pub async fn a_redriven_dead_letter_is_the_head_again_and_a_discarded_one_is_gon
     );
 }
 
-pub async fn a_row_deleted_while_a_statement_waits_is_passed_over(adapter: Adapter) {
-    let sut = started(adapter, vec![pending("a", 1), pending("a", 2)]).await;
+pub async fn a_row_deleted_while_a_statement_waits_is_passed_over(kind: &dyn Kind) {
+    let sut = started(kind, vec![pending("a", 1), pending("a", 2)]).await;
     let locking = || Statement::LockPending { consumer: consumer(), keys: vec![key("a")] };
     let mut first = sut.begin().await;
     let rows = first.pending(locking()).await.unwrap();
     first.execute(change(vec![PendingChange::Delete(rows[0].id.clone())])).await.unwrap();
-    let second = start(sut.begin().await, locking()).await;
-    let third = start(sut.begin().await, change(vec![PendingChange::Delete(rows[0].id.clone())])).await;
+    let second = sut.start(sut.begin().await, locking()).await;
+    let third = sut.start(sut.begin().await, change(vec![PendingChange::Delete(rows[0].id.clone())])).await;
     waits(&second);
     waits(&third);
     first.commit().await.unwrap();
-    let (third, answer) = done(third).await;
+    let (third, answer) = sut.done(third).await;
     assert_eq!(answer, Ok(Answer::Count(0)));
-    let (second, answer) = done(second).await;
+    let (second, answer) = sut.done(second).await;
     assert_eq!(answer, Ok(Answer::Pending(vec![rows[1].clone()])));
     third.rollback().await;
     second.rollback().await;
     assert_eq!(sut.operator.leftovers().await, (0, 0));
 }
 
-pub async fn a_claim_sees_the_rows_of_its_own_transaction(adapter: Adapter) {
-    let sut = started(adapter, vec![pending("b", 1), pending("b", 2)]).await;
+pub async fn a_claim_sees_the_rows_of_its_own_transaction(kind: &dyn Kind) {
+    let sut = started(kind, vec![pending("b", 1), pending("b", 2)]).await;
     let mut session = sut.begin().await;
     session.execute(enqueue(vec![pending("a", 3)])).await.unwrap();
     let first = session.pending(claiming(1, 10, AfterDeath::Hold)).await.unwrap();

@@ -10,9 +10,11 @@ use stormglass_runtime::{
 };
 use uuid::Uuid;
 
-use crate::{
+use super::{
     domain::{Key, Row, account, at},
-    sut::{Adapter, Sut, consumer, emit, event, insert, partition, pause, pending, record, take, update},
+    sut::{
+        Kind, Sut, consumer, emit, enqueue, event, insert, partition, pause, pending, record, take, update,
+    },
 };
 
 async fn refused(sut: &Sut, statement: Statement<Row>) -> Reason {
@@ -25,8 +27,8 @@ async fn refused(sut: &Sut, statement: Statement<Row>) -> Reason {
     }
 }
 
-pub async fn constraints_and_values_are_checked(adapter: Adapter) {
-    let sut = adapter.start(Config::default()).await;
+pub async fn constraints_and_values_are_checked(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
     sut.run(insert([account(1, 1)])).await;
     let negative = Reason::Constraint("balance_not_negative".to_owned());
     assert_eq!(refused(&sut, insert([account(2, 1), account(3, -1)])).await, negative);
@@ -43,27 +45,27 @@ pub async fn constraints_and_values_are_checked(adapter: Adapter) {
     assert!(matches!(refused(&sut, mixed).await, Reason::Invalid(_)));
     let mut failed = pending("a", 1);
     failed.error = Some("\0".to_owned());
-    assert!(matches!(refused(&sut, crate::sut::enqueue(vec![failed])).await, Reason::InvalidValue(_)));
+    assert!(matches!(refused(&sut, super::sut::enqueue(vec![failed])).await, Reason::InvalidValue(_)));
     assert_eq!(sut.operator.tables().await.rows["accounts"].len(), 1);
 }
 
-pub async fn d21_a_key_that_no_index_entry_holds_is_refused(adapter: Adapter) {
-    let sut = adapter.start(Config::default()).await;
+pub async fn d21_a_key_that_no_index_entry_holds_is_refused(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
     // Noise, because a real server compresses a key before it measures it.
     let noise = |bytes: usize| {
         let blocks =
             (0..bytes / 16).flat_map(|block| derive_id("noise", &[&block.to_be_bytes()]).into_bytes());
         let key = OrderingKey(blocks.collect());
-        crate::sut::enqueue(vec![NewPending { key, ..pending("", 1) }])
+        enqueue(vec![NewPending { key, ..pending("", 1) }])
     };
     sut.run(noise(ORDERING_KEY_BYTES_MAX)).await;
     assert!(matches!(refused(&sut, noise(4 << 10)).await, Reason::InvalidValue(_)));
     assert_eq!(sut.operator.tables().await.pending.len(), 1);
 }
 
-pub async fn the_outbox_refuses_what_the_broker_would(adapter: Adapter) {
+pub async fn the_outbox_refuses_what_the_broker_would(kind: &dyn Kind) {
     let topics = Some(BTreeSet::from(["orders".into()]));
-    let sut = adapter.start(Config { max_record_bytes: 100, topics, ..Config::default() }).await;
+    let sut = kind.start(Config { max_record_bytes: 100, topics, ..Config::default() }).await;
     let large = Record { value: Bytes::from(vec![0; 100]), ..record("") };
     let emit_one = |record: &Record| Statement::Emit { records: vec![record.clone()] };
     assert_eq!(refused(&sut, emit_one(&large)).await, Reason::TooLarge { bytes: 101, limit: 100 });
@@ -73,8 +75,8 @@ pub async fn the_outbox_refuses_what_the_broker_would(adapter: Adapter) {
     assert_eq!(refused(&sut, emit_one(&elsewhere)).await, Reason::UnknownTopic("nowhere".to_owned()));
 }
 
-pub async fn positions_are_opened_once_and_move(adapter: Adapter) {
-    let sut = adapter.start(Config::default()).await;
+pub async fn positions_are_opened_once_and_move(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
     let open = |offset| Statement::OpenPositions {
         consumer: consumer(),
         positions: vec![partition(1).at(offset), partition(0).at(offset)],
@@ -91,8 +93,8 @@ pub async fn positions_are_opened_once_and_move(adapter: Adapter) {
     assert_eq!(sut.run(lock).await, Answer::Positions(vec![partition(0).at(5), partition(1).at(9)]));
 }
 
-pub async fn an_inbox_remembers_each_id_once_per_consumer(adapter: Adapter) {
-    let sut = adapter.start(Config::default()).await;
+pub async fn an_inbox_remembers_each_id_once_per_consumer(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
     assert_eq!(sut.run(take([2, 1, 2])).await, Answer::Fresh(vec![event(1), event(2)]));
     assert_eq!(sut.run(take([1, 2, 3])).await, Answer::Fresh(vec![event(3)]));
     let other = Statement::TakeInbox {
@@ -102,8 +104,8 @@ pub async fn an_inbox_remembers_each_id_once_per_consumer(adapter: Adapter) {
     assert_eq!(sut.run(other).await, Answer::Fresh(vec![event(1)]));
 }
 
-pub async fn the_inbox_is_pruned_below_the_log_and_behind_the_outbox(adapter: Adapter) {
-    let sut = adapter.start(Config::default()).await;
+pub async fn the_inbox_is_pruned_below_the_log_and_behind_the_outbox(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
     let prune = |offset, limit| Statement::PruneInbox {
         consumer: consumer(),
         below: vec![partition(0).at(offset)],
@@ -123,8 +125,8 @@ pub async fn the_inbox_is_pruned_below_the_log_and_behind_the_outbox(adapter: Ad
     assert_eq!(sut.run(take([4, 5])).await, Answer::Fresh(vec![event(4)]));
 }
 
-pub async fn a_lease_has_one_holder_and_its_epoch_grows_with_each_change(adapter: Adapter) {
-    let sut = adapter.start(Config::default()).await;
+pub async fn a_lease_has_one_holder_and_its_epoch_grows_with_each_change(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
     let acquire = async |holder: u128| {
         let statement = Statement::AcquireLease {
             name: "relay".to_owned(),
@@ -147,8 +149,8 @@ pub async fn a_lease_has_one_holder_and_its_epoch_grows_with_each_change(adapter
     assert_eq!(acquire(1).await.0, 2);
 }
 
-pub async fn outbox_rows_are_read_in_order_until_deleted(adapter: Adapter) {
-    let sut = adapter.start(Config::default()).await;
+pub async fn outbox_rows_are_read_in_order_until_deleted(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
     sut.run(emit(&["a", "b", "c"])).await;
     let read = async |limit| match sut.run(Statement::ReadOutbox { limit }).await {
         Answer::Outbox(rows) => rows,
@@ -162,8 +164,8 @@ pub async fn outbox_rows_are_read_in_order_until_deleted(adapter: Adapter) {
     assert_eq!(left, ["a", "c"]);
 }
 
-pub async fn a_scan_pages_by_key_text(adapter: Adapter) {
-    let sut = adapter.start(Config::default()).await;
+pub async fn a_scan_pages_by_key_text(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
     sut.run(insert((1..=25).map(|id| account(id, 0)))).await;
     let stock = Row::Stock { sku: 3, left: 0, note: String::new() };
     sut.run(Statement::InsertRows { table: "stock".to_owned(), rows: vec![stock] }).await;

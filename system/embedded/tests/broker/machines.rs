@@ -1,4 +1,5 @@
-//! The state machine inside this process, as a system under test, and the faults on a client's way to it.
+//! The state machine as a system under test, and the faults on a client's way to it: inside this process, or wherever
+//! a transport leads.
 
 use std::{
     sync::{
@@ -22,54 +23,66 @@ use tokio::time::timeout;
 
 use super::cases::sut::{Faults, Kafka, Kind, Setup, Sut, Tuning, record};
 
-/// One cluster of state machines for each case.
+/// A state machine of its own for each case, inside this process.
 pub struct Embedded;
 
-struct InProcess {
-    embedded: Machines,
-    clock: Arc<dyn Clock>,
-    requests: Arc<AtomicU64>,
+#[async_trait]
+impl Kind for Embedded {
+    async fn start(&self, setup: Setup) -> Box<dyn Sut> {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp(1_700_000_000_000_000)));
+        let machines = Machines::start(cluster(setup), Arc::clone(&clock));
+        let server = machines.server.clone();
+        let transport = Arc::new(Local::new(server.clone(), NODES, Arc::clone(&clock)));
+        let lateness = Duration::from_millis(50);
+        let requests = Arc::default();
+        Box::new(MachineSut { server, transport, clock, requests, lateness, keeps_time: Some(machines) })
+    }
 }
 
-impl InProcess {
-    fn start(setup: Setup) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp(1_700_000_000_000_000)));
-        let topic = TopicConfig {
-            max_record_bytes: setup.max_record_bytes,
-            ..TopicConfig::new("orders", setup.partitions)
-        };
-        let config = ClusterConfig {
-            gap_every: setup.gap_every,
-            unclean_leader_election: setup.unclean,
-            ..ClusterConfig::new(vec![topic]).scaled_down(10)
-        };
-        let config = ClusterConfig { offsets_retention: setup.offsets_retention, ..config };
-        Self { embedded: Machines::start(config, Arc::clone(&clock)), clock, requests: Arc::default() }
-    }
+/// How many brokers there are.
+pub const NODES: usize = 3;
 
+/// A cluster as a case wants it, its timeouts scaled for simulated time.
+pub fn cluster(setup: Setup) -> ClusterConfig {
+    let topic = TopicConfig {
+        max_record_bytes: setup.max_record_bytes,
+        ..TopicConfig::new("orders", setup.partitions)
+    };
+    let config = ClusterConfig {
+        gap_every: setup.gap_every,
+        unclean_leader_election: setup.unclean,
+        ..ClusterConfig::new(vec![topic]).scaled_down(10)
+    };
+    ClusterConfig { offsets_retention: setup.offsets_retention, ..config }
+}
+
+/// A state machine, whichever way its clients reach it.
+pub struct MachineSut {
+    pub server: Server<Cluster>,
+    pub transport: Arc<dyn Transport<Request, Response>>,
+    pub clock: Arc<dyn Clock>,
+    pub requests: Arc<AtomicU64>,
+    pub lateness: Duration,
+    /// What lets its time pass, where nobody else does.
+    #[expect(dead_code, reason = "held, not read: time stops when it is dropped")]
+    pub keeps_time: Option<Machines>,
+}
+
+impl MachineSut {
     async fn ask(&self, node: Node, request: Request) -> Response {
         let link =
-            Local::new(self.embedded.server.clone(), 3, Arc::clone(&self.clock)).connect(node).await.unwrap();
+            Local::new(self.server.clone(), NODES, Arc::clone(&self.clock)).connect(node).await.unwrap();
         link.request(request).await.unwrap_or(Response::Failed(ErrorCode::CoordinatorNotAvailable))
     }
 }
 
 #[async_trait]
-impl Kind for Embedded {
-    async fn start(&self, setup: Setup) -> Box<dyn Sut> {
-        Box::new(InProcess::start(setup))
-    }
-}
-
-#[async_trait]
-impl Sut for InProcess {
+impl Sut for MachineSut {
     fn client(&self, tuning: Tuning) -> (Arc<dyn Kafka>, Arc<Faults>) {
         let faults = Arc::new(Faults::default());
-        let server = self.embedded.server.clone();
-        let local = Local::new(server.clone(), 3, Arc::clone(&self.clock));
         let transport = Faulty {
-            local: Arc::new(local),
-            server,
+            inner: Arc::clone(&self.transport),
+            server: self.server.clone(),
             faults: Arc::clone(&faults),
             requests: Arc::clone(&self.requests),
         };
@@ -86,35 +99,35 @@ impl Sut for InProcess {
     }
 
     async fn leader(&self, partition: &Partition) -> Option<Node> {
-        self.embedded.server.with(|cluster| cluster.leader(partition))
+        self.server.with(|cluster| cluster.leader(partition))
     }
 
     async fn coordinator(&self, group: &ConsumerName) -> Option<Node> {
-        self.embedded.server.with(|cluster| cluster.coordinator(group))
+        self.server.with(|cluster| cluster.coordinator(group))
     }
 
     async fn kill(&self, node: Node) {
-        self.embedded.server.affect(|cluster| cluster.crash(self.clock.now(), node));
+        self.server.affect(|cluster| cluster.crash(self.clock.now(), node));
     }
 
     async fn start(&self, node: Node) {
-        self.embedded.server.affect(|cluster| cluster.restart(self.clock.now(), node));
+        self.server.affect(|cluster| cluster.restart(self.clock.now(), node));
     }
 
     async fn cut_from_peers(&self, node: Node) {
-        for peer in (0..3).filter(|&peer| peer != node) {
-            self.embedded.server.affect(|cluster| cluster.cut(self.clock.now(), node, peer));
+        for peer in (0..NODES).filter(|&peer| peer != node) {
+            self.server.affect(|cluster| cluster.cut(self.clock.now(), node, peer));
         }
     }
 
     async fn heal(&self) {
         for (a, b) in [(0, 1), (0, 2), (1, 2)] {
-            self.embedded.server.affect(|cluster| cluster.heal(self.clock.now(), a, b));
+            self.server.affect(|cluster| cluster.heal(self.clock.now(), a, b));
         }
     }
 
     async fn delete_records(&self, partition: &Partition, before: Offset) {
-        self.embedded.server.affect(|cluster| cluster.trim(self.clock.now(), partition, before));
+        self.server.affect(|cluster| cluster.trim(self.clock.now(), partition, before));
     }
 
     async fn produce_acks_leader(&self, partition: &Partition, value: &str) -> Result<Offset, ErrorCode> {
@@ -151,11 +164,11 @@ impl Sut for InProcess {
     }
 
     async fn redeliver(&self, partition: &Partition, records: usize) {
-        self.embedded.server.affect(|cluster| cluster.redeliver(self.clock.now(), partition, records));
+        self.server.affect(|cluster| cluster.redeliver(self.clock.now(), partition, records));
     }
 
     async fn redelivered(&self) -> u64 {
-        self.embedded.server.with(|cluster| cluster.redelivered())
+        self.server.with(|cluster| cluster.redelivered())
     }
 
     async fn deliver_held(&self, faults: &Faults) -> usize {
@@ -174,13 +187,13 @@ impl Sut for InProcess {
     }
 
     fn lateness(&self) -> Duration {
-        Duration::from_millis(50)
+        self.lateness
     }
 }
 
 /// The way of one client to the brokers, with [`Faults`] on it. A broker that is down refuses connections.
 struct Faulty {
-    local: Arc<Local<Cluster>>,
+    inner: Arc<dyn Transport<Request, Response>>,
     server: Server<Cluster>,
     faults: Arc<Faults>,
     requests: Arc<AtomicU64>,
@@ -199,7 +212,7 @@ impl Transport<Request, Response> for Faulty {
         if !self.server.with(|cluster| cluster.is_up(node)) || self.faults.mute.load(Ordering::SeqCst) {
             return Err(Unreachable);
         }
-        let link = self.local.connect(node).await?;
+        let link = self.inner.connect(node).await?;
         Ok(Box::new(FaultyLink {
             node,
             link,
@@ -209,7 +222,7 @@ impl Transport<Request, Response> for Faulty {
     }
 
     fn nodes(&self) -> usize {
-        self.local.nodes()
+        self.inner.nodes()
     }
 }
 

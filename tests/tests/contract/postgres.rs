@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use stormglass_embedded::database::{ClientConfig, Config, Disk, Promotion, Replication, Snapshot};
 use stormglass_runtime::{
     EventId, Image, Lease, OrderingKey, OutboxRow, Partition, Pending, Session, Statement, Timestamp,
@@ -16,25 +16,24 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    domain::Row,
+    database::cases::{
+        domain::Row,
+        sut::{Both, Kind, Operator, Pace, Sut},
+    },
     engine::Postgres,
-    migrations::migrate,
-    sut::{Both, Operator, Sut},
     typed::accounts,
 };
 
-/// How long a statement that need not wait may take, on a machine that does other things too.
-pub const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The timeout of cases about timeouts.
-pub const LIMIT: Duration = Duration::from_secs(3);
-
-/// How late a timeout may be.
-pub const LATENESS: Duration = Duration::from_secs(1);
+/// On a machine that does other things too.
+const PACE: Pace = Pace {
+    patience: Duration::from_secs(2),
+    limit: Duration::from_secs(3),
+    lateness: Duration::from_secs(1),
+};
 
 /// A server for many cases.
 #[derive(Clone)]
-pub struct Adapter {
+pub struct Real {
     server: Arc<Server>,
 }
 
@@ -48,14 +47,16 @@ struct Server {
 const ROLE: &str = "service";
 const TEMPLATE: &str = "contract";
 
-impl Adapter {
+impl Real {
     /// Prepares a server: a template with the project's migrations and the cases' one typed table.
     pub async fn prepare(postgres: Postgres) -> Self {
         let mut owner = postgres.connect().await;
         run(&mut owner, &format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE}'")).await;
         run(&mut owner, &format!("CREATE DATABASE {TEMPLATE}")).await;
         let mut template = connect(postgres.options().await.database(TEMPLATE)).await;
-        migrate(&mut template).await;
+        let migrations = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
+        let migrator = Migrator::new(migrations).await.expect("the migrations are readable");
+        migrator.run(&mut template).await.expect("the migrations apply");
         run(
             &mut template,
             "CREATE TABLE accounts (
@@ -74,8 +75,8 @@ impl Adapter {
         Self { server: Arc::new(Server { postgres, databases: Mutex::new(0) }) }
     }
 
-    /// A fresh database with these settings.
-    pub async fn start(self, config: Config) -> Sut {
+    /// A fresh database of its own with these settings.
+    pub async fn database(&self, config: Config) -> PostgresOperator {
         let mut databases = self.server.databases.lock().await;
         *databases += 1;
         let name = format!("case_{}", *databases);
@@ -87,10 +88,20 @@ impl Adapter {
         let deadlock_ms = config.deadlock_timeout.as_millis();
         run(&mut connection, &format!("ALTER DATABASE {name} SET deadlock_timeout = {deadlock_ms}")).await;
         drop(databases);
-        let operator =
-            PostgresOperator { owner: owner.database(&name), config, _server: Arc::clone(&self.server) };
+        PostgresOperator { owner: owner.database(&name), config, _server: Arc::clone(&self.server) }
+    }
+}
+
+#[async_trait]
+impl Kind for Real {
+    fn pace(&self) -> Pace {
+        PACE
+    }
+
+    async fn start(&self, config: Config) -> Sut {
+        let operator = self.database(config).await;
         let client = operator.client(ClientConfig::default());
-        Sut { client, operator: Box::new(operator) }
+        Sut { pace: PACE, client, operator: Box::new(operator) }
     }
 }
 
@@ -98,18 +109,21 @@ async fn connect(options: PgConnectOptions) -> PgConnection {
     options.connect().await.expect("PostgreSQL accepts connections")
 }
 
-async fn run(on: &mut PgConnection, command: &str) {
+/// Runs a command as the owner.
+pub async fn run(on: &mut PgConnection, command: &str) {
     sqlx::raw_sql(AssertSqlSafe(command)).execute(on).await.expect("the owner may do everything");
 }
 
-struct PostgresOperator {
+/// The hands on one database of the server.
+pub struct PostgresOperator {
     owner: PgConnectOptions,
     config: Config,
     _server: Arc<Server>,
 }
 
 impl PostgresOperator {
-    async fn connect(&self) -> PgConnection {
+    /// A connection as the owner.
+    pub async fn connect(&self) -> PgConnection {
         connect(self.owner.clone()).await
     }
 

@@ -1,12 +1,12 @@
 //! What a case sees of the system under test: sessions through the store port, and an operator behind it.
 //!
-//! The adapters are elsewhere: each crate that runs the cases has a `crate::adapter` of its own.
+//! The systems are elsewhere: the state machines in `machines.rs` beside the cases, a real server in `tests/`.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use stormglass_embedded::database::{ClientConfig, Disk, Promotion, Replication, Snapshot};
+use stormglass_embedded::database::{ClientConfig, Config, Disk, Promotion, Replication, Snapshot};
 use stormglass_runtime::{
     Answer, Cause, Claim, ConsumerName, Database, EventId, Failure, Headers, InboxEntry, NewPending,
     OrderingKey, Partition, Reader, Record, Session, Statement, Topic, Verdict,
@@ -14,11 +14,32 @@ use stormglass_runtime::{
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-pub use crate::adapter::Adapter;
-use crate::{adapter::PATIENCE, domain::Row};
+use super::domain::Row;
+
+/// A kind of PostgreSQL that the cases run on.
+#[async_trait]
+pub trait Kind: Send + Sync {
+    /// How fast it is.
+    fn pace(&self) -> Pace;
+    /// A fresh cluster with these settings.
+    async fn start(&self, config: Config) -> Sut;
+}
+
+/// What counts as waiting, and what as late.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long a statement that need not wait may take.
+    pub patience: Duration,
+    /// The timeout of cases about timeouts.
+    pub limit: Duration,
+    /// How late a timeout may be.
+    pub lateness: Duration,
+}
 
 /// A running cluster.
 pub struct Sut {
+    /// Of its kind.
+    pub pace: Pace,
     /// Reaches behind the port.
     pub operator: Box<dyn Operator>,
     /// The client most cases use.
@@ -74,28 +95,28 @@ impl Sut {
             }
         }
     }
-}
 
-/// Starts a statement and gives it time to finish or to get stuck.
-pub async fn start(mut session: Box<dyn Session<Row>>, statement: Statement<Row>) -> Running {
-    let running = tokio::spawn(async move {
-        let answer = session.execute(statement).await;
-        (session, answer)
-    });
-    pause(50).await;
-    running
+    /// Starts a statement and gives it time to finish or to get stuck.
+    pub async fn start(&self, mut session: Box<dyn Session<Row>>, statement: Statement<Row>) -> Running {
+        let running = tokio::spawn(async move {
+            let answer = session.execute(statement).await;
+            (session, answer)
+        });
+        pause(50).await;
+        running
+    }
+
+    /// Asserts that the statement no longer waits, and gives back its session and answer.
+    pub async fn done(&self, running: Running) -> (Box<dyn Session<Row>>, Result<Answer<Row>, Failure>) {
+        let finished = tokio::time::timeout(self.pace.patience, running).await;
+        finished.expect("the statement should not wait any more").expect("the task does not panic")
+    }
 }
 
 /// Asserts that the statement waits.
 #[track_caller]
 pub fn waits(running: &Running) {
     assert!(!running.is_finished(), "the statement should wait for a lock");
-}
-
-/// Asserts that the statement no longer waits, and gives back its session and answer.
-pub async fn done(running: Running) -> (Box<dyn Session<Row>>, Result<Answer<Row>, Failure>) {
-    let finished = tokio::time::timeout(PATIENCE, running).await;
-    finished.expect("the statement should not wait any more").expect("the task does not panic")
 }
 
 /// Lets `millis` milliseconds pass.
@@ -161,7 +182,7 @@ pub fn emit(values: &[&str]) -> Statement<Row> {
 }
 
 pub fn lock(ids: impl IntoIterator<Item = u32>) -> Statement<Row> {
-    let keys = ids.into_iter().map(crate::domain::Key::Account).collect();
+    let keys = ids.into_iter().map(super::domain::Key::Account).collect();
     Statement::LockRows { table: "accounts".to_owned(), keys }
 }
 
@@ -170,5 +191,5 @@ pub fn insert(rows: impl IntoIterator<Item = Row>) -> Statement<Row> {
 }
 
 pub fn update(version: i64, row: Row) -> Statement<Row> {
-    Statement::UpdateRows { table: "accounts".to_owned(), rows: vec![crate::domain::at(version, row)] }
+    Statement::UpdateRows { table: "accounts".to_owned(), rows: vec![super::domain::at(version, row)] }
 }

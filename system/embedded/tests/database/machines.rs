@@ -1,59 +1,61 @@
-//! The state machine inside this process, as a system under test.
+//! The state machine as a system under test: inside this process, or wherever a transport leads.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stormglass_embedded::{
     database::{
-        Client, ClientConfig, Cluster, Config, Disk, NODES, Promotion, Replication, Response, Schema,
-        Snapshot, embedded,
+        Client, ClientConfig, Cluster, Config, Disk, NODES, Promotion, Replication, Request, Response,
+        Schema, Snapshot, embedded,
     },
     machine::{Effect, Server},
-    transport::{Local, TokioClock},
+    transport::{Local, TokioClock, Transport},
 };
 use stormglass_runtime::{Clock, Session, Timestamp};
 
-use crate::{
+use super::cases::{
     domain::Row,
-    sut::{Both, Operator, Sut},
+    sut::{Both, Kind, Operator, Pace, Sut},
 };
 
-/// How long a statement that need not wait may take. Time is simulated: this is for its wake-ups alone.
-pub const PATIENCE: Duration = Duration::from_millis(20);
+/// A state machine of its own for each case, inside this process.
+pub struct Embedded;
 
-/// The timeout of cases about timeouts.
-pub const LIMIT: Duration = Duration::from_millis(500);
+#[async_trait]
+impl Kind for Embedded {
+    fn pace(&self) -> Pace {
+        PACE
+    }
 
-/// How late a timeout may be.
-pub const LATENESS: Duration = Duration::from_millis(100);
-
-/// A kind of PostgreSQL that the cases run on.
-#[derive(Clone, Copy, Debug)]
-pub enum Adapter {
-    /// The state machine inside this process.
-    Embedded,
-}
-
-impl Adapter {
-    /// A fresh cluster with these settings.
-    pub async fn start(self, config: Config) -> Sut {
-        match self {
-            Adapter::Embedded => {
-                let clock: Arc<dyn Clock> =
-                    Arc::new(TokioClock::starting_at(Timestamp(1_700_000_000_000_000)));
-                let (server, client) = embedded(Schema::of::<Row>(), config, Arc::clone(&clock));
-                Sut { operator: Box::new(EmbeddedOperator { server, clock }), client }
-            }
-        }
+    async fn start(&self, config: Config) -> Sut {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp(1_700_000_000_000_000)));
+        let (server, _) = embedded(Schema::of::<Row>(), config, Arc::clone(&clock));
+        let transport = Arc::new(Local::new(server.clone(), NODES, Arc::clone(&clock)));
+        MachineOperator { server, transport, clock }.into_sut(PACE)
     }
 }
 
-struct EmbeddedOperator {
-    server: Server<Cluster>,
-    clock: Arc<dyn Clock>,
+/// Time is simulated: patience is for its wake-ups alone.
+const PACE: Pace = Pace {
+    patience: Duration::from_millis(20),
+    limit: Duration::from_millis(500),
+    lateness: Duration::from_millis(100),
+};
+
+/// The hands on a state machine, whichever way its clients reach it.
+pub struct MachineOperator {
+    pub server: Server<Cluster>,
+    pub transport: Arc<dyn Transport<Request, Response>>,
+    pub clock: Arc<dyn Clock>,
 }
 
-impl EmbeddedOperator {
+impl MachineOperator {
+    /// A system with one client more than the operator's.
+    pub fn into_sut(self, pace: Pace) -> Sut {
+        let client = self.client(ClientConfig::default());
+        Sut { pace, operator: Box::new(self), client }
+    }
+
     fn affect(&self, reach: impl FnOnce(&mut Cluster) -> Vec<Effect<Response>>) {
         self.server.tick(self.clock.now());
         self.server.affect(reach);
@@ -61,10 +63,9 @@ impl EmbeddedOperator {
 }
 
 #[async_trait]
-impl Operator for EmbeddedOperator {
+impl Operator for MachineOperator {
     fn client(&self, config: ClientConfig) -> Arc<dyn Both> {
-        let local = Local::new(self.server.clone(), NODES, Arc::clone(&self.clock));
-        Arc::new(Client::new(Arc::new(local), config))
+        Arc::new(Client::new(Arc::clone(&self.transport), config))
     }
 
     async fn crash(&self, node: usize) {

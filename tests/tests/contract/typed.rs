@@ -2,7 +2,7 @@
 
 use stormglass_server::postgres::{Cell, Cells, Column, Kind, Misfit, Table};
 
-use crate::domain::{Row, account};
+use crate::database::cases::domain::{Row, account};
 
 /// `accounts (id, balance)`.
 pub fn accounts() -> Table<Row> {
