@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     commands::{
         dead::{self, DeadCommand},
+        doctor,
         stand_in::{self, StandInArguments},
         stock::{self, StockCommand},
         topics,
@@ -61,6 +62,8 @@ enum Command {
     Serve(ServeArguments),
     /// Applies the migrations that the database lacks.
     Migrate,
+    /// Asks every server that the settings name whether it is as it must be, and says what to do where it is not.
+    Doctor,
     /// Creates the topics, or checks them against what the guarantees need.
     #[command(subcommand)]
     Topics(TopicsCommand),
@@ -145,6 +148,7 @@ pub async fn run(arguments: &Arguments, settings: Settings) -> Result<(), Stop> 
         Command::Serve(ServeArguments { role: Some(role), .. }) => serve_real(*role, settings).await,
         Command::Serve(ServeArguments { role: None, .. }) => serve_embedded(settings).await,
         Command::Migrate => migrate(&settings).await,
+        Command::Doctor => doctor::run(&settings).await,
         Command::Topics(TopicsCommand::Create) => topics::create(&settings).await,
         Command::Topics(TopicsCommand::Check) => topics::check(&settings).await,
         Command::Dead(command) => dead::run(command, &settings).await,
@@ -223,17 +227,23 @@ fn shutdown_on_signal() -> Result<CancellationToken, Stop> {
     Ok(shutdown)
 }
 
-/// A task that cancels `shutdown` on SIGTERM or Ctrl-C.
+/// A task that cancels `shutdown` on SIGTERM or Ctrl-C, and ends the process on the second.
 fn cancel_on_signal(shutdown: CancellationToken) -> Result<impl Future<Output = ()>, Stop> {
     let failed = |error: std::io::Error| Stop::Internal(format!("no signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {
-        tokio::select! {
-            biased;
-            _ = terminate.recv() => info!("SIGTERM"),
-            _ = interrupt.recv() => info!("Ctrl-C"),
-        }
+        let mut told = async || {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "Ctrl-C",
+            }
+        };
+        info!("{}: stops when what was begun is finished; a second signal stops it at once", told().await);
         shutdown.cancel();
+        let second = Stop::Undrained(told().await);
+        eprintln!("stormglass: {second}");
+        std::process::exit(second.exit_code().into());
     })
 }

@@ -114,17 +114,37 @@ fn intake(settings: &Settings) -> Result<Arc<Kafka>, Stop> {
 pub async fn check_topics(kafka: &Kafka, settings: &Settings) -> Result<Vec<DurabilityFacts>, Stop> {
     let mut found = Vec::new();
     for topic in topics() {
-        let facts = describe(kafka, &topic, settings).await?;
-        if topic.as_str() == TOPIC {
-            settings.worker.check_topic(&facts).map_err(|error| Stop::Unfit(error.to_string()))?;
-        }
-        found.push(facts);
+        found.push(check_topic(kafka, &topic, settings).await?);
     }
     Ok(found)
 }
 
+/// The same of one topic.
+///
+/// # Errors
+/// If it is not as it must be.
+pub async fn check_topic(kafka: &Kafka, topic: &Topic, settings: &Settings) -> Result<DurabilityFacts, Stop> {
+    let facts = describe(kafka, topic, settings).await?;
+    if topic.as_str() == TOPIC {
+        settings.worker.check_topic(&facts).map_err(|error| Stop::Unfit(error.to_string()))?;
+        if let Some(bytes) =
+            kafka.retention_bytes(topic).await.map_err(|failure| refused(failure, settings))?
+        {
+            return Err(Stop::Unfit(format!(
+                "retention.bytes = {bytes} on topic {topic}: must be -1; a burst would push out what was not read yet, \
+                 and the inbox forgets what is gone: limit the topic by retention.ms (G10)"
+            )));
+        }
+    }
+    Ok(facts)
+}
+
 async fn describe(kafka: &Kafka, topic: &Topic, settings: &Settings) -> Result<DurabilityFacts, Stop> {
-    kafka.describe_topic(topic).await.map_err(|failure| match failure {
+    kafka.describe_topic(topic).await.map_err(|failure| refused(failure, settings))
+}
+
+fn refused(failure: Failure, settings: &Settings) -> Stop {
+    match failure {
         Failure::Rejected(Reason::UnknownTopic(name)) => {
             Stop::Missing(format!("topic {name} does not exist; create it with `stormglass topics create`"))
         }
@@ -133,7 +153,7 @@ async fn describe(kafka: &Kafka, topic: &Topic, settings: &Settings) -> Result<D
             at_kafka(settings)
         )),
         other => Stop::of(&at_kafka(settings), &other),
-    })
+    }
 }
 
 /// Where Kafka is, for messages.

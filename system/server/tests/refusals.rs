@@ -8,6 +8,8 @@ use rstest::rstest;
 
 /// Nobody listens on port 1.
 const NOBODY: &str = "postgres.urls=postgres://me:hush@127.0.0.1:1/shop";
+const NOBODIES: &str =
+    "postgres.urls=postgres://me:hush@127.0.0.1:1/shop,postgres://me:hush@127.0.0.1:2/shop";
 const NO_BROKER: &str = "kafka.brokers=127.0.0.1:1";
 const SOON: &str = "kafka.request_timeout_ms=500";
 const KEY: &str = "gateway.receipt_keys=k1:0123456789abcdef0123456789abcdef";
@@ -28,7 +30,12 @@ fn stormglass(arguments: &[&str]) -> (Option<i32>, String) {
 #[case::a_provider_that_is_slower_than_its_lease(
     &["serve", "--role", "payments", "--set", NOBODY, "--set", "payments.timeout_ms=60000"], 2, "payments.timeout_ms")]
 #[case::a_provider_that_is_nowhere(
-    &["serve", "--role", "payments", "--set", NOBODY, "--set", NO_BROKER, "--set", "payments.url=nowhere"], 2, "payments.url")]
+    &["serve", "--role", "payments", "--set", NOBODY, "--set", NO_BROKER, "--set", "payments.url=nowhere"], 2, "payments.url is no URL")]
+#[case::a_provider_with_a_password(
+    &["serve", "--role", "payments", "--set", "payments.url=https://me:hush@provider"], 2, "payments.url must hold no user")]
+#[case::the_same_when_it_is_to_be_printed(
+    &["--print-config", "--set", "notifications.url=https://notifier?key=hush"], 2, "notifications.url must hold no user")]
+#[case::one_of_two_databases_away(&["migrate", "--set", NOBODIES], 3, "PostgreSQL at 127.0.0.1:2: Connection refused")]
 #[case::a_log_filter_that_is_none(&["migrate", "--set", "log.filter=a=b=c"], 2, "log.filter")]
 fn what_cannot_be_done_is_one_line_and_an_exit_code(
     #[case] arguments: &[&str],

@@ -60,10 +60,24 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one(
 #[case::no_such_mode("[log]\nformat = \"xml\"", &[], "log.format unknown variant `xml`, expected `pretty` or `json`")]
 #[case::no_toml("[worker]\nlanes = = 2", &[], "line 2: ")]
 #[case::no_url("", &[("postgres.urls", "localhost")], "postgres.urls is no URL of the form postgres://")]
+#[case::a_party_nowhere("", &[("payments.url", "pay me")], "payments.url is no URL of the form http://")]
+#[case::a_party_without_http("", &[("payments.url", "ftp://provider")], "payments.url is no URL of the form http://")]
+#[case::a_party_without_a_host("", &[("notifications.url", "/charges")], "notifications.url is no URL of the form http://")]
 fn a_wrong_value_is_refused_by_name(#[case] file: &str, #[case] flags: &[(&str, &str)], #[case] line: &str) {
     let refusal = load(file, &[], flags).expect_err("wrong").to_string();
     assert!(refusal.contains(line), "{refusal}");
     assert!(!refusal.contains('\n'), "more than one line: {refusal}");
+}
+
+#[rstest]
+#[case::a_user("http://me:hush@provider:1")]
+#[case::a_token("https://hush@provider")]
+#[case::a_query("https://provider/charges?key=hush")]
+#[case::a_fragment("https://provider/#hush")]
+fn an_address_that_is_shown_may_hold_no_secret(#[case] url: &str) {
+    let refusal = load("", &[], &[("payments.url", url)]).expect_err("refused").to_string();
+    assert!(refusal.starts_with("settings: payments.url must hold no user, password"), "{refusal}");
+    assert!(!refusal.contains("hush"), "a secret is printed: {refusal}");
 }
 
 #[rstest]
@@ -74,9 +88,15 @@ fn a_wrong_value_is_refused_by_name(#[case] file: &str, #[case] flags: &[(&str, 
     "600000",
     "must be at most half of kafka.record_bytes_max"
 )]
+#[case::records_that_hold_no_dead_letter(
+    "worker.dlq_payload_limit",
+    "196608",
+    "kafka.record_bytes_max must be at least 790528"
+)]
 #[case::another_topic("worker.topics", "orders,others", "worker.topics must be [\"orders\"]")]
 fn settings_that_break_a_guarantee_are_refused(#[case] key: &str, #[case] value: &str, #[case] line: &str) {
-    let settings = load("", &[], &[("postgres.urls", "postgres://db/x"), (key, value)]).expect("well formed");
+    let flags = [("postgres.urls", "postgres://db/x"), ("kafka.record_bytes_max", "700000"), (key, value)];
+    let settings = load("", &[], &flags).expect("well formed");
     let refusal = (settings.check_work())
         .and_then(|()| settings.check_postgres())
         .and_then(|()| settings.check_gateway())

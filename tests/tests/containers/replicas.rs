@@ -1,4 +1,5 @@
-//! A primary and its streaming replica: who answers a read, what a token asks for, and what a promotion changes.
+//! A primary and its streaming replica: who answers a read, what a token asks for, what a promotion changes, and that
+//! nothing is written to an old primary which goes on as if nothing had happened.
 //!
 //! One client lives through all of it: nothing is restarted.
 
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions, PgConnection};
 use stormglass_runtime::{Cause, Database, Failure, Freshness, Reader, Statement, Versioned};
-use stormglass_server::postgres::{Client, Config, Tables};
+use stormglass_server::postgres::{Client, Config, SilentNodes, Tables};
 use tokio::time::Instant;
 
 use crate::{
@@ -112,6 +113,8 @@ async fn a_replica_answers_where_it_is_fresh_enough_and_the_primary_elsewhere() 
 async fn a_silent_replica_delays_one_read_and_not_the_next() {
     let Some(cluster) = Cluster::start("silent replica").await else { return };
     assert_eq!(read(&cluster.client, None).await.0, 10);
+    // Only at its first write a client waits for all nodes.
+    cluster.client.begin().await.expect("the primary is there").rollback().await;
     cluster.postgres.signal_replica("STOP").await;
     write(&cluster.client, 1, 9).await.expect("the primary does not need its replica");
     let limit = Config::new(Vec::new()).replica_timeout;
@@ -154,4 +157,62 @@ async fn a_promoted_replica_is_found_and_old_tokens_are_answered_on_its_timeline
     assert_eq!(read(client, Some(token)).await.0, 8);
     drop(open.execute(Statement::ReadOutbox { limit: 1 }).await);
     open.rollback().await;
+}
+
+/// `left` on the node that this client is of alone.
+async fn left_on(alone: &Client<Row>) -> i64 {
+    read(alone, None).await.0
+}
+
+#[tokio::test]
+async fn an_old_primary_that_was_not_fenced_is_not_written_to() {
+    let Some(cluster) = Cluster::start("old primary").await else { return };
+    let (first, second) = (cluster.postgres.options().await, cluster.postgres.replica_options().await);
+    // As they are configured everywhere: the old primary is asked first.
+    let of = |silent_nodes| {
+        let config = Config { silent_nodes, ..Config::new(vec![first.clone(), second.clone()]) };
+        Client::<Row>::new(&config, Tables::default())
+    };
+    let running = of(SilentNodes::Refuse);
+    write(&running, 1, 9).await.expect("the primary takes writes");
+    let mut open = running.begin().await.expect("the primary is there");
+    cluster.replica_catches_up().await;
+    cluster.postgres.promote_replica().await;
+    // Nobody told the old primary, and its connections are as good as ever. The first survey tells the client.
+    let began = Instant::now();
+    while left_on(&cluster.replica).await != 8 {
+        assert!(began.elapsed() < Duration::from_secs(10), "the new primary is not found");
+        let update = Versioned { row: stock(8), version: 2 };
+        let mut session = running.begin().await.expect("a primary is there");
+        let statement = Statement::UpdateRows { table: "stock".to_owned(), rows: vec![update] };
+        let lock = Statement::LockRows { table: "stock".to_owned(), keys: vec![Key::Stock(1)] };
+        let here = session.rows(lock).await.expect("a primary is there");
+        if here.iter().any(|found| found.version == 2) {
+            session.count(statement).await.expect("a primary is there");
+            drop(session.commit().await);
+        } else {
+            session.rollback().await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let lost = left_on(&cluster.primary).await;
+    // What was open on the old primary is not committed there.
+    let moved = vec![Versioned { row: stock(1), version: if lost == 8 { 3 } else { 2 } }];
+    let moved = Statement::UpdateRows { table: "stock".to_owned(), rows: moved };
+    assert_eq!(open.count(moved).await, Ok(1), "the old primary would take it");
+    assert_eq!(open.commit().await, Err(Failure::NotDone(Cause::ReadOnly)));
+    write(&running, 3, 7).await.expect("the new primary takes writes");
+    write(&of(SilentNodes::Refuse), 4, 6).await.expect("a process that starts finds the new primary");
+    assert_eq!(left_on(&cluster.replica).await, 6);
+    assert_eq!(left_on(&cluster.primary).await, lost, "the old primary was written to");
+    // With the new one silent, neither who knows of it nor who has just started writes to the old one.
+    cluster.postgres.signal_replica("STOP").await;
+    for client in [running, of(SilentNodes::Refuse)] {
+        let refused = client.begin().await.err();
+        assert_eq!(refused, Some(Failure::NotDone(Cause::TimedOut)));
+    }
+    let told = of(SilentNodes::Ignore).begin().await;
+    told.expect("whoever says that silent nodes are no primary is believed").rollback().await;
+    cluster.postgres.signal_replica("CONT").await;
+    assert_eq!(left_on(&cluster.primary).await, lost, "the old primary was written to");
 }

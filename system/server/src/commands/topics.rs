@@ -41,16 +41,18 @@ pub async fn create(settings: &Settings) -> Result<(), Stop> {
 pub async fn check(settings: &Settings) -> Result<(), Stop> {
     let kafka = real::kafka(settings)?;
     for facts in real::check_topics(&kafka, settings).await? {
-        let DurabilityFacts { topic, replicas, min_insync, unclean_election, compacted: _, retention } =
-            facts;
-        let retention = retention
-            .map_or_else(|| "for ever".to_owned(), |kept| format!("for {} h", kept.as_secs() / 3_600));
-        let election = if unclean_election { "unclean" } else { "clean" };
-        println!(
-            "{topic}: {replicas} replicas, {min_insync} in sync at least, {election} election, kept {retention}"
-        );
+        println!("{}", shown(&facts));
     }
     Ok(())
+}
+
+/// One line about a topic that is as it must be.
+pub(super) fn shown(facts: &DurabilityFacts) -> String {
+    let DurabilityFacts { topic, replicas, min_insync, unclean_election, compacted: _, retention } = facts;
+    let kept =
+        retention.map_or_else(|| "for ever".to_owned(), |kept| format!("for {} h", kept.as_secs() / 3_600));
+    let election = if *unclean_election { "unclean" } else { "clean" };
+    format!("{topic}: {replicas} replicas, {min_insync} in sync at least, {election} election, kept {kept}")
 }
 
 fn wanted(topic: Topic, settings: &Settings) -> NewTopic {

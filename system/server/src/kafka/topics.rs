@@ -59,7 +59,8 @@ impl Kafka {
                 .set("min.insync.replicas", &min_insync)
                 .set("unclean.leader.election.enable", "false")
                 .set("cleanup.policy", "delete")
-                .set("retention.ms", &retention);
+                .set("retention.ms", &retention)
+                .set("retention.bytes", "-1");
                 admin.create_topics([&topic], options).await
             })
             .await
@@ -82,18 +83,33 @@ impl Kafka {
     /// `Rejected` for an unknown topic, `NotDone` otherwise.
     pub async fn describe_topic(&self, topic: &Topic) -> Result<DurabilityFacts, Failure> {
         let replicas = self.questions.shape(topic).await?.replicas;
+        let resource = self.settings_of(topic).await?;
+        facts(topic, replicas, &resource).ok_or(Failure::NotDone(Cause::Protocol))
+    }
+
+    /// `retention.bytes`: how much of each partition is kept, whatever its age; `None` keeps everything.
+    ///
+    /// # Errors
+    /// `Rejected` for an unknown topic, `NotDone` otherwise.
+    pub async fn retention_bytes(&self, topic: &Topic) -> Result<Option<u64>, Failure> {
+        let resource = self.settings_of(topic).await?;
+        let bytes =
+            resource.get("retention.bytes").and_then(|entry| entry.value.as_deref()?.parse::<i64>().ok());
+        bytes.map(|bytes| u64::try_from(bytes).ok()).ok_or(Failure::NotDone(Cause::Protocol))
+    }
+
+    async fn settings_of(&self, topic: &Topic) -> Result<ConfigResource, Failure> {
         let name = topic.clone();
         let described = self
             .administer(topic, async |admin, options| {
                 admin.describe_configs([&ResourceSpecifier::Topic(name.as_str())], options).await
             })
             .await?;
-        let resource = match described.into_iter().next() {
-            Some(Ok(resource)) => resource,
-            Some(Err(code)) => return Err(of_read(&KafkaError::MetadataFetch(code), topic.as_str())),
-            None => return Err(Failure::NotDone(Cause::Protocol)),
-        };
-        facts(topic, replicas, &resource).ok_or(Failure::NotDone(Cause::Protocol))
+        match described.into_iter().next() {
+            Some(Ok(resource)) => Ok(resource),
+            Some(Err(code)) => Err(of_read(&KafkaError::MetadataFetch(code), topic.as_str())),
+            None => Err(Failure::NotDone(Cause::Protocol)),
+        }
     }
 
     /// Asks the cluster through a client of its own, which is not needed often enough to be kept.

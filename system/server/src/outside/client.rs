@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use axum::http::{Method, Request, StatusCode, Uri, header};
+use axum::http::{Method, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -20,7 +20,10 @@ use stormglass_runtime::{ActError, IdempotencyKey};
 use tokio::time::timeout;
 
 use super::wire::{IDEMPOTENCY_KEY, Told, besides_the_question, failure};
-use crate::{settings::OutsideSettings, stop::Stop};
+use crate::{
+    settings::{OutsideSettings, PartyUrl},
+    stop::Stop,
+};
 
 /// Largest answer that is read.
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -30,7 +33,7 @@ const DETAIL_CHARS: usize = 200;
 /// A party outside, by its address.
 pub struct Outside {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    base: String,
+    url: PartyUrl,
     limit: Duration,
 }
 
@@ -38,42 +41,58 @@ impl Outside {
     /// The party that the section `name` of the settings describes. Nothing is connected to.
     ///
     /// # Errors
-    /// If its address is none, or the machine trusts no certificate at all.
+    /// If the machine trusts no certificate at all.
     pub fn new(name: &str, settings: &OutsideSettings) -> Result<Self, Stop> {
-        let base = settings.url.trim_end_matches('/').to_owned();
-        let refuse = |why: &str| Stop::Usage(format!("settings: {name}.url = {:?}: {why}", settings.url));
-        let uri: Uri = base.parse().map_err(|_| refuse("is no URL"))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-            return Err(refuse("must be http://host:port or https://host"));
-        }
+        let url = settings.url.clone();
         let connector = HttpsConnectorBuilder::new()
             .with_native_roots()
-            .map_err(|error| refuse(&format!("no certificate is trusted on this machine: {error}")))?
+            .map_err(|error| {
+                let line = "no certificate is trusted on this machine";
+                Stop::Usage(format!("settings: {name}.url = {:?}: {line}: {error}", url.origin()))
+            })?
             .https_or_http()
             .enable_http1()
             .build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { client, base, limit: Duration::from_millis(settings.timeout_ms) })
+        Ok(Self { client, url, limit: Duration::from_millis(settings.timeout_ms) })
+    }
+
+    /// Whether anybody is there: asks for nothing, and takes any answer for one.
+    ///
+    /// # Errors
+    /// Why nobody answered.
+    pub async fn knock(&self) -> Result<StatusCode, String> {
+        let request =
+            Request::head(self.url.base()).body(Full::default()).map_err(|error| error.to_string())?;
+        match timeout(self.limit, self.client.request(request)).await {
+            Ok(Ok(answer)) => Ok(answer.status()),
+            Ok(Err(error)) => Err(innermost(&error)),
+            Err(_) => Err(format!("did not answer within {:?}", self.limit)),
+        }
     }
 
     async fn post(&self, path: &str, key: IdempotencyKey, body: &impl Serialize) -> Result<Told, ActError> {
         let body = serde_json::to_vec(body).map_err(|error| ActError::Rejected(error.to_string()))?;
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("{}{path}", self.base))
+            .uri(format!("{}{path}", self.url.base()))
             .header(header::CONTENT_TYPE, "application/json")
             .header(IDEMPOTENCY_KEY, key.to_string())
             .body(Full::from(body))
             .map_err(|error| ActError::NotSent(error.to_string()))?;
         let Ok(answer) = timeout(self.limit, self.ask(request)).await else {
-            return Err(ActError::Unknown(format!("{} did not answer within {:?}", self.base, self.limit)));
+            return Err(ActError::Unknown(format!(
+                "{} did not answer within {:?}",
+                self.url.origin(),
+                self.limit
+            )));
         };
         answer
     }
 
     async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Told, ActError> {
         let answer = self.client.request(request).await.map_err(|error| {
-            let line = format!("{}: {}", self.base, innermost(&error));
+            let line = format!("{}: {}", self.url.origin(), innermost(&error));
             // Without a connection nothing was sent.
             if error.is_connect() { ActError::NotSent(line) } else { ActError::Unknown(line) }
         })?;
@@ -82,7 +101,7 @@ impl Outside {
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|error| {
-                ActError::Unknown(format!("{} answered what is no answer: {error}", self.base))
+                ActError::Unknown(format!("{} answered what is no answer: {error}", self.url.origin()))
             });
         }
         let detail: String = String::from_utf8_lossy(&body).chars().take(DETAIL_CHARS).collect();

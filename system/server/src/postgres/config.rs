@@ -5,11 +5,15 @@ use std::{collections::BTreeSet, time::Duration};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use stormglass_runtime::Topic;
 
+use super::primary::SilentNodes;
+
 /// Where the servers are and how sessions on them behave.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The primary and its replicas, in any order: which is which is asked, and asked again when it changes.
     pub nodes: Vec<PgConnectOptions>,
+    /// What a node means that does not answer before any timeline was seen. Of one node alone nothing is asked.
+    pub silent_nodes: SilentNodes,
     /// `application_name` of every session.
     pub application: String,
     /// Transactions that are open at most.
@@ -42,6 +46,7 @@ impl Config {
     pub fn new(nodes: Vec<PgConnectOptions>) -> Self {
         Self {
             nodes,
+            silent_nodes: SilentNodes::Refuse,
             application: "stormglass".to_owned(),
             transactions_max: 10,
             reads_per_node_max: 4,

@@ -10,6 +10,7 @@ mod failure;
 pub mod orders;
 mod place;
 mod pool;
+pub(crate) mod primary;
 mod reader;
 mod session;
 mod sql;
@@ -23,10 +24,12 @@ use stormglass_runtime::{Database, Failure, Freshness, Reader, RowSet, Scan, Ses
 
 pub use self::{
     config::Config,
+    primary::SilentNodes,
     tables::{Cell, Cells, Column, Kind, Misfit, Table, Tables},
 };
 use self::{
     pool::Pool,
+    primary::Newest,
     reader::{Question, Replicas, Wanted},
     session::Transaction,
     statements::Vocabulary,
@@ -42,9 +45,10 @@ pub struct Client<R: RowSet> {
 impl<R: RowSet> Client<R> {
     /// A client that connects when it is first used. Its tables are as `migrations/` makes them.
     pub fn new(config: &Config, tables: Tables<R>) -> Self {
+        let newest = Arc::new(Newest::default());
         Self {
-            primary: Pool::of_primary(config),
-            replicas: Replicas::new(config),
+            primary: Pool::of_primary(config, &newest),
+            replicas: Replicas::new(config, &newest),
             vocabulary: Arc::new(Vocabulary {
                 tables,
                 record_bytes_max: config.record_bytes_max,
@@ -63,6 +67,7 @@ impl<R: RowSet> Client<R> {
 #[async_trait]
 impl<R: RowSet> Database<R> for Client<R> {
     async fn begin(&self) -> Result<Box<dyn Session<R>>, Failure> {
+        self.replicas.survey();
         let connection = self.primary.begin().await?;
         Ok(Box::new(Transaction::new(connection, Arc::clone(&self.vocabulary))))
     }

@@ -1,14 +1,12 @@
 //! A server's place in the write-ahead log, and what reads may conclude from it.
 
 use sqlx::{PgConnection, Row as _, postgres::PgRow, query_file};
-use stormglass_runtime::{Failure, Freshness};
-
-use super::failure::of_statement;
+use stormglass_runtime::Freshness;
 
 /// Where a server stands.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) is_standby: bool,
+pub(crate) struct Place {
+    pub(crate) is_standby: bool,
     /// Certainly reached.
     timeline: i32,
     /// Perhaps reached.
@@ -17,11 +15,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) async fn ask(on: &mut PgConnection) -> Result<Place, Failure> {
-        let place = query_file!("src/postgres/sql/place.sql")
-            .fetch_one(on)
-            .await
-            .map_err(|error| of_statement(&error))?;
+    pub(crate) async fn ask(on: &mut PgConnection) -> Result<Place, sqlx::Error> {
+        let place = query_file!("src/postgres/sql/place.sql").fetch_one(on).await?;
         Ok(Place {
             is_standby: place.standby,
             timeline: place.timeline,
@@ -49,9 +44,20 @@ impl Place {
     }
 
     /// A token for what was read before the server was here.
-    pub(super) fn token(&self) -> Freshness {
+    pub(crate) fn token(&self) -> Freshness {
+        Freshness { timeline: self.timeline(), lsn: self.lsn.cast_unsigned() }
+    }
+
+    /// The highest timeline that the server shows: its own, or that of whom it follows.
+    pub(crate) fn timeline(&self) -> u32 {
         let timeline = self.timeline_received.map_or(self.timeline, |received| received.max(self.timeline));
-        Freshness { timeline: unsigned(timeline), lsn: self.lsn.cast_unsigned() }
+        unsigned(timeline)
+    }
+
+    /// Of a primary.
+    #[cfg(test)]
+    pub(super) fn example(timeline: i32) -> Self {
+        Self { is_standby: false, timeline, timeline_received: None, lsn: 0 }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use sqlx::PgConnection;
 use stormglass_runtime::{Cause, Failure, Freshness, RowSet, Scan, Versioned};
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -16,17 +17,24 @@ use tokio::{
 
 use super::{
     config::Config,
+    failure::of_statement,
     place::Place,
     pool::{Pool, Pooled},
+    primary::Newest,
     tables::Tables,
 };
 
 /// How long a node is passed over after it failed to answer.
 const PASSED_OVER: Duration = Duration::from_secs(5);
+/// How often all nodes are asked for their timelines while something is written, and how long they may take: as long
+/// an old primary may be written to after a promotion.
+const SURVEY: Duration = Duration::from_secs(1);
 
 /// The nodes of a cluster, for reading.
 pub(super) struct Replicas {
-    nodes: Vec<Node>,
+    nodes: Vec<Arc<Node>>,
+    /// When they were last asked for their timelines.
+    surveyed: Mutex<Option<Instant>>,
     /// Whose turn it is.
     turn: AtomicUsize,
     replica_timeout: Duration,
@@ -36,6 +44,8 @@ pub(super) struct Replicas {
 struct Node {
     pool: Arc<Pool>,
     known: Mutex<Known>,
+    /// Of all nodes together.
+    newest: Arc<Newest>,
 }
 
 /// What the last answer of a node taught.
@@ -97,13 +107,36 @@ impl From<Failure> for Elsewhere {
 }
 
 impl Replicas {
-    pub(super) fn new(config: &Config) -> Self {
-        let node = |options| Node { pool: Pool::of_node(config, options), known: Mutex::default() };
+    /// `newest` is told of every timeline that a node shows.
+    pub(super) fn new(config: &Config, newest: &Arc<Newest>) -> Self {
+        let node = |options| {
+            let (pool, newest) = (Pool::of_node(config, options), Arc::clone(newest));
+            Arc::new(Node { pool, known: Mutex::default(), newest })
+        };
         Self {
             nodes: config.sessions().into_iter().map(node).collect(),
+            surveyed: Mutex::default(),
             turn: AtomicUsize::new(0),
             replica_timeout: config.replica_timeout,
             answer_timeout: config.answer_timeout,
+        }
+    }
+
+    /// Has all nodes asked for their timelines, once in a while, beside whatever the caller goes on to do. Who writes
+    /// never hears otherwise that another node was promoted while its own goes on answering.
+    pub(super) fn survey(&self) {
+        if self.nodes.len() < 2 {
+            return;
+        }
+        let mut surveyed = self.surveyed.lock().unwrap_or_else(PoisonError::into_inner);
+        if surveyed.is_some_and(|surveyed| surveyed.elapsed() < SURVEY) {
+            return;
+        }
+        *surveyed = Some(Instant::now());
+        for node in &self.nodes {
+            let node = Arc::clone(node);
+            // Whoever does not answer in time shows nothing, and that is all: readers find out for themselves.
+            tokio::spawn(async move { drop(timeout(SURVEY, node.show()).await) });
         }
     }
 
@@ -137,6 +170,23 @@ impl Replicas {
 }
 
 impl Node {
+    /// Learns where this node stands.
+    async fn show(&self) -> Result<(), Failure> {
+        let mut pooled = self.pool.acquire().await?;
+        match Place::ask(&mut pooled.connection).await {
+            Ok(place) => {
+                self.newest.see(place.timeline());
+                pooled.give_back();
+                Ok(())
+            }
+            Err(error) => {
+                let failure = of_statement(&error);
+                pooled.close(&failure);
+                Err(failure)
+            }
+        }
+    }
+
     /// Asks this node, and passes it over for a while if that fails.
     async fn answer<R: RowSet>(
         &self,
@@ -202,7 +252,7 @@ impl Node {
     ) -> Result<Answer<R>, Elsewhere> {
         let on = &mut pooled.connection;
         if question.at_least.is_some() || self.known().role == Role::Unknown {
-            let place = Place::ask(on).await?;
+            let place = place_of(on).await?;
             self.learn(place);
             if asked == Asked::Standby && !place.is_standby {
                 return Err(Elsewhere::IsPrimary);
@@ -227,7 +277,7 @@ impl Node {
         }
         let place = match last {
             Some(place) => place,
-            None => Place::ask(on).await?,
+            None => place_of(on).await?,
         };
         self.learn(place);
         Ok((rows, place.token()))
@@ -235,12 +285,17 @@ impl Node {
 
     fn learn(&self, place: Place) {
         let role = if place.is_standby { Role::Standby } else { Role::Primary };
+        self.newest.see(place.timeline());
         *self.known() = Known { role, passed_over_until: None };
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn place_of(on: &mut PgConnection) -> Result<Place, Failure> {
+    Place::ask(on).await.map_err(|error| of_statement(&error))
 }
 
 impl Known {

@@ -72,6 +72,12 @@ impl<R: RowSet> Session<R> for Transaction<R> {
                 pooled.give_back();
                 Err(Failure::NotDone(Cause::Aborted))
             }
+            State::Open if !pooled.is_current() => {
+                // Another node was promoted meanwhile: what would be committed here is lost sooner or later.
+                let failure = Failure::NotDone(Cause::ReadOnly);
+                pooled.close(&failure);
+                Err(failure)
+            }
             State::Open => match pooled.run("COMMIT", limit).await {
                 Ok(()) => {
                     pooled.give_back();

@@ -18,9 +18,12 @@ use toml::{Table, Value};
 
 pub use self::{
     layers::{PREFIX, SettingsError, Sources},
-    secret::{DatabaseUrl, Secret},
+    secret::{DatabaseUrl, PartyUrl, Secret},
 };
-use crate::{kafka::KafkaConfig, postgres};
+use crate::{
+    kafka::KafkaConfig,
+    postgres::{self, SilentNodes},
+};
 
 /// All settings.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -96,6 +99,9 @@ pub struct PostgresSettings {
     pub urls: Vec<DatabaseUrl>,
     /// Takes the place of the URLs' own password unless it is empty.
     pub password: Secret,
+    /// `refuse`: a process does not begin to write before every node has answered, as a silent one may have been
+    /// promoted. `ignore`: it writes to the primary that answers.
+    pub silent_nodes: SilentNodes,
     /// Transactions that are open at most.
     pub transactions_max: usize,
     /// Reads of one node that run at once at most.
@@ -146,8 +152,8 @@ pub struct OrdersSettings {
 /// `payments` and `notifications`: a party outside, over HTTP.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct OutsideSettings {
-    /// Where it is.
-    pub url: String,
+    /// Where it is: no user, password or query, since it is shown.
+    pub url: PartyUrl,
     /// How long one request may take. Below `worker.act_timeout_ms`.
     pub timeout_ms: u64,
 }
@@ -156,8 +162,7 @@ impl Default for Settings {
     fn default() -> Self {
         let limits = Limits::default();
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let outside =
-            |port: u16| OutsideSettings { url: format!("http://127.0.0.1:{port}"), timeout_ms: 8_000 };
+        let outside = |port: u16| OutsideSettings { url: PartyUrl::local(port), timeout_ms: 8_000 };
         Self {
             log: LogSettings { format: LogFormat::Pretty, filter: String::new() },
             http: HttpSettings { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) },
@@ -193,6 +198,7 @@ impl Default for PostgresSettings {
         Self {
             urls: Vec::new(),
             password: Secret::default(),
+            silent_nodes: SilentNodes::Refuse,
             transactions_max: 10,
             reads_per_node_max: 4,
             acquire_timeout_ms: 5_000,
@@ -270,7 +276,23 @@ impl Settings {
         self.worker.validate().map_err(|error| within("worker", &error))?;
         ensure(self.worker.topics == [TOPIC], "worker.topics", "must be [\"orders\"]: all events are on it")?;
         self.relay.validate().map_err(|error| within("relay", &error))?;
+        self.check_letters()?;
         ensure(self.orders.deadline_ms > 0, "orders.deadline_ms", "must be at least 1")
+    }
+
+    /// Whether the largest dead letter fits a record: one that does not could never be written, and its key would stand
+    /// still for ever.
+    fn check_letters(&self) -> Result<(), SettingsError> {
+        let payload = usize::try_from(self.worker.dlq_payload_limit).unwrap_or(usize::MAX);
+        let least = payload.saturating_mul(LETTER_PARTS).saturating_add(LETTER_BYTES);
+        ensure(
+            self.kafka.record_bytes_max >= least,
+            "kafka.record_bytes_max",
+            &format!(
+                "must be at least {least}: {LETTER_PARTS} times worker.dlq_payload_limit and {LETTER_BYTES}, \
+                      or a dead letter might not fit a record"
+            ),
+        )
     }
 
     /// What the gateway needs beside its keys.
@@ -350,6 +372,7 @@ impl Settings {
         let settings = &self.postgres;
         let nodes = settings.urls.iter().map(|url| url.options(&settings.password)).collect();
         postgres::Config {
+            silent_nodes: settings.silent_nodes,
             transactions_max: settings.transactions_max,
             reads_per_node_max: settings.reads_per_node_max,
             acquire_timeout: Duration::from_millis(settings.acquire_timeout_ms),
@@ -365,6 +388,11 @@ impl Settings {
         }
     }
 }
+
+/// What `worker.dlq_payload_limit` cuts in a dead letter, each for itself: payload, headers, and the key twice.
+const LETTER_PARTS: usize = 4;
+/// What else a dead letter says: an error of 1,000 bytes, ids, times, names and numbers; a third of this at most.
+const LETTER_BYTES: usize = 4_096;
 
 /// The services, and with it the consumer groups.
 pub const CONSUMERS: [&str; 4] = ["orders", "payments", "inventory", "notifications"];

@@ -1,7 +1,8 @@
-//! What must not be printed: passwords, keys, and URLs that hold one.
+//! What must not be printed: passwords, keys, URLs that hold one; and URLs that are printed, so that they hold none.
 
 use std::{fmt, str::FromStr};
 
+use axum::http::Uri;
 use serde::{Deserialize, Serialize, Serializer};
 use sqlx::postgres::PgConnectOptions;
 
@@ -77,5 +78,55 @@ impl fmt::Debug for DatabaseUrl {
 impl Serialize for DatabaseUrl {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.shown())
+    }
+}
+
+/// Where a party outside is: `https://host:port/path`. It holds no secret, so it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PartyUrl {
+    base: String,
+    origin: String,
+}
+
+impl PartyUrl {
+    /// On this machine.
+    pub(super) fn local(port: u16) -> Self {
+        let base = format!("http://127.0.0.1:{port}");
+        Self { origin: base.clone(), base }
+    }
+
+    /// What paths are appended to: without a `/` at its end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Scheme, host and port, for messages.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+}
+
+impl TryFrom<String> for PartyUrl {
+    type Error = &'static str;
+
+    /// The URL itself is not repeated in the error, for it may hold a password.
+    fn try_from(url: String) -> Result<Self, Self::Error> {
+        const FORM: &str = "is no URL of the form http://host:port or https://host";
+        let uri: Uri = url.parse().map_err(|_| FORM)?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(FORM) };
+        if !matches!(scheme, "http" | "https") || authority.host().is_empty() {
+            return Err(FORM);
+        }
+        if authority.as_str().contains('@') || uri.query().is_some() || url.contains('#') {
+            return Err("must hold no user, password, query or fragment: URLs are shown in logs and errors");
+        }
+        Ok(Self { base: url.trim_end_matches('/').to_owned(), origin: format!("{scheme}://{authority}") })
+    }
+}
+
+impl From<PartyUrl> for String {
+    fn from(url: PartyUrl) -> Self {
+        url.base
     }
 }
