@@ -1,7 +1,8 @@
 //! Three brokers and a controller in containers, and the ways of clients to them.
 //!
 //! A broker tells a client where to find the others by the listener that the client came through. So there is a
-//! listener for each way, advertised as a port of this process, and whatever a client sends passes by here.
+//! listener for each way, advertised as a port of this process, and whatever a client sends passes by here. Clients
+//! whose `client.id` is known need no way of their own.
 
 use std::{
     borrow::Cow,
@@ -18,7 +19,7 @@ use testcontainers::{
     core::{ContainerPort, WaitFor},
     runners::AsyncRunner,
 };
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{net::TcpListener, sync::Mutex, task::AbortHandle};
 
 use crate::{
     cases::sut::Faults,
@@ -27,9 +28,9 @@ use crate::{
 };
 
 pub const BROKERS: usize = 3;
-/// Ways per broker: one for each client of a case, and the operator's.
-const WAYS: usize = 7;
-/// The way that nothing goes wrong on.
+/// Ways per broker: the operator's, and one for each side of a storm.
+const WAYS: usize = 3;
+/// The way that nothing goes wrong on, but for clients by name.
 const OPERATOR: usize = 0;
 const FIRST_PORT: u16 = 19_000;
 
@@ -37,6 +38,8 @@ const FIRST_PORT: u16 = 19_000;
 pub struct Cluster {
     _controller: ContainerAsync<Kafka>,
     brokers: Vec<ContainerAsync<Kafka>>,
+    /// By broker: held while it is killed or started.
+    turns: Vec<Mutex<()>>,
     /// By broker, then by way.
     ways: Vec<Vec<Arc<Way>>>,
     ports: Vec<Vec<u16>>,
@@ -68,7 +71,8 @@ pub async fn start(test: &str) -> Option<Cluster> {
     let brokers = brokers.into_iter().map(|broker| broker.expect("a broker starts")).collect();
     let controller = controller.expect("the controller starts");
     let used = AtomicUsize::new(0);
-    let cluster = Cluster { _controller: controller, brokers, ways, ports, serving, used };
+    let turns = (0..BROKERS).map(|_| Mutex::default()).collect();
+    let cluster = Cluster { _controller: controller, brokers, turns, ways, ports, serving, used };
     for node in 0..BROKERS {
         cluster.open(node).await;
     }
@@ -91,31 +95,43 @@ impl Cluster {
         (self.servers(way), faults)
     }
 
+    /// `bootstrap.servers` of the client that calls itself `client_id`, and what can go wrong for it.
+    pub fn named(&self, client_id: &str) -> (String, Arc<Faults>) {
+        let faults = Arc::new(Faults::default());
+        for ways in &self.ways {
+            let mut named = ways[OPERATOR].named.lock().unwrap();
+            named.insert(client_id.to_owned(), Arc::clone(&faults));
+        }
+        (self.servers(OPERATOR), faults)
+    }
+
     fn servers(&self, way: usize) -> String {
         let servers = self.ports.iter().map(|ports| format!("127.0.0.1:{}", ports[way]));
         servers.collect::<Vec<_>>().join(",")
     }
 
-    /// Requests of clients so far.
-    pub fn requests(&self) -> u64 {
-        let ways = self.ways.iter().flat_map(|ways| &ways[OPERATOR + 1..]);
-        ways.map(|way| way.requests.load(Ordering::SeqCst)).sum()
-    }
-
-    /// Kills a broker: no last words.
+    /// Kills a broker, if it is up: no last words.
     pub async fn kill(&self, node: usize) {
+        let _turn = self.turns[node].lock().await;
         for way in &self.ways[node] {
             way.port.store(0, Ordering::SeqCst);
         }
-        self.brokers[node].stop_with_timeout(Some(0)).await.expect("a broker can be killed");
+        if self.is_running(node).await {
+            self.brokers[node].stop_with_timeout(Some(0)).await.expect("a broker can be killed");
+        }
     }
 
     /// Starts a broker again, if it is down.
     pub async fn revive(&self, node: usize) {
-        if !self.brokers[node].is_running().await.expect("a container has a state") {
+        let _turn = self.turns[node].lock().await;
+        if !self.is_running(node).await {
             self.brokers[node].start().await.expect("a broker starts again");
             self.open(node).await;
         }
+    }
+
+    async fn is_running(&self, node: usize) -> bool {
+        self.brokers[node].is_running().await.expect("a container has a state")
     }
 
     /// Finds a broker's ports, which change with every start.
@@ -154,7 +170,8 @@ impl Image for Kafka {
     fn env_vars(&self) -> impl IntoIterator<Item = (impl Into<Cow<'_, str>>, impl Into<Cow<'_, str>>)> {
         [
             ("CLUSTER_ID", "5L6g3nShT-eMCtK--X86sw"),
-            ("KAFKA_HEAP_OPTS", "-Xms96m -Xmx320m"),
+            // A broker lives for a minute or two here: what the second compiler would do costs more than it saves.
+            ("KAFKA_HEAP_OPTS", "-Xms96m -Xmx320m -XX:TieredStopAtLevel=1"),
             ("KAFKA_LOG_DIRS", "/tmp/kraft-combined-logs"),
             ("KAFKA_CONTROLLER_LISTENER_NAMES", "CONTROLLER"),
             ("KAFKA_INTER_BROKER_LISTENER_NAME", "INTERNAL"),
@@ -163,9 +180,13 @@ impl Image for Kafka {
             ("KAFKA_REPLICA_LAG_TIME_MAX_MS", "2000"),
             ("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false"),
             ("KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR", "3"),
-            ("KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS", OFFSETS_PARTITIONS),
+            ("KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS", "3"),
             ("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "3"),
             ("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1"),
+            ("KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS", "3"),
+            // Back in sync soon after a restart.
+            ("KAFKA_REPLICA_FETCH_BACKOFF_MS", "200"),
+            ("KAFKA_REPLICA_FETCH_WAIT_MAX_MS", "100"),
             ("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0"),
             ("KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS", "1000"),
             ("KAFKA_GROUP_CONSUMER_SESSION_TIMEOUT_MS", "4500"),
@@ -181,7 +202,7 @@ impl Image for Kafka {
 }
 
 /// `offsets.topic.num.partitions`.
-pub const OFFSETS_PARTITIONS: &str = "3";
+pub const OFFSETS_PARTITIONS: usize = 3;
 
 fn controller(name: &str, test: &str) -> ContainerRequest<Kafka> {
     node(name, test, "controller", Kafka { ports: vec![] })
@@ -215,6 +236,6 @@ fn node(name: &str, test: &str, host: &str, image: Kafka) -> ContainerRequest<Ka
         .with_label(engine::LABEL, test)
         .with_network(name)
         .with_container_name(format!("{name}-{host}"))
-        .with_startup_timeout(Duration::from_secs(120))
+        .with_startup_timeout(Duration::from_secs(300))
         .with_env_var("KAFKA_CONTROLLER_QUORUM_VOTERS", format!("100@{name}-controller:9093"))
 }

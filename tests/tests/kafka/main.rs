@@ -8,11 +8,14 @@
 
 #[path = "../../../system/embedded/tests/broker/cases/mod.rs"]
 mod cases;
+#[expect(dead_code, reason = "what only a storm needs")]
 mod cluster;
 mod contract;
 #[expect(dead_code, reason = "PostgreSQL is another suite's")]
 #[path = "../containers/engine.rs"]
 mod engine;
+mod names;
+mod outage;
 mod own;
 mod proxy;
 mod real;

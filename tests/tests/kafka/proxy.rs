@@ -1,13 +1,14 @@
 //! The way of one client to one broker, with faults on it.
 //!
-//! It speaks no more of Kafka's protocol than its frames: a length, then the API's number and a correlation id that the
-//! answer repeats. That suffices to lose exactly the answers to produce requests, or to hold exactly those back.
+//! It speaks no more of Kafka's protocol than its frames: a length, then the API's number, a correlation id that the
+//! answer repeats, and the `client.id`. That suffices to lose exactly the answers to produce requests, or to hold exactly
+//! those back, and to tell clients apart that come the same way.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicU16, Ordering},
     },
 };
 
@@ -29,10 +30,17 @@ const PRODUCE: i16 = 0;
 pub struct Way {
     /// The broker's port at this machine. 0: it is down.
     pub port: AtomicU16,
-    /// What goes wrong for the client that uses this way now.
+    /// What goes wrong for whoever uses this way now.
     pub faults: Mutex<Arc<Faults>>,
-    /// Requests that came this way.
-    pub requests: AtomicU64,
+    /// What goes wrong for these instead, by their `client.id`.
+    pub named: Mutex<BTreeMap<String, Arc<Faults>>>,
+}
+
+impl Way {
+    fn faults_of(&self, client_id: &str) -> Arc<Faults> {
+        let named = self.named.lock().unwrap().get(client_id).cloned();
+        named.unwrap_or_else(|| Arc::clone(&self.faults.lock().unwrap()))
+    }
 }
 
 /// A request that was held back, and the port of the broker that it was for.
@@ -44,60 +52,65 @@ pub struct HeldBack {
 /// Serves clients that connect to `listener` until it is dropped with its task.
 pub async fn serve(listener: TcpListener, way: Arc<Way>) {
     while let Ok((client, _)) = listener.accept().await {
-        let faults = Arc::clone(&way.faults.lock().unwrap());
         let port = way.port.load(Ordering::SeqCst);
-        if port == 0 || faults.mute.load(Ordering::SeqCst) {
-            continue;
+        if port != 0 {
+            tokio::spawn(connect(client, port, Arc::clone(&way)));
         }
-        let way = Arc::clone(&way);
-        tokio::spawn(async move {
-            if let Ok(broker) = TcpStream::connect(("127.0.0.1", port)).await {
-                let nodelay = client.set_nodelay(true).and(broker.set_nodelay(true));
-                nodelay.expect("a connection takes its options");
-                connect(client, broker, Connection { port, way, faults, awaited: Mutex::default() }).await;
-            }
-        });
     }
 }
 
 struct Connection {
     port: u16,
-    way: Arc<Way>,
     faults: Arc<Faults>,
     /// Produce requests without an answer yet.
     awaited: Mutex<BTreeSet<i32>>,
 }
 
 /// Carries frames both ways until one side closes, or an answer is to be lost.
-async fn connect(client: TcpStream, broker: TcpStream, connection: Connection) {
-    let (requests, to_client) = client.into_split();
+async fn connect(client: TcpStream, port: u16, way: Arc<Way>) {
+    client.set_nodelay(true).expect("a connection takes its options");
+    let (mut requests, to_client) = client.into_split();
+    let Some(first) = read(&mut requests).await else { return };
+    let faults = way.faults_of(client_id(&first));
+    if faults.mute.load(Ordering::SeqCst) {
+        return;
+    }
+    let Ok(broker) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    broker.set_nodelay(true).expect("a connection takes its options");
     let (answers, to_broker) = broker.into_split();
+    let connection = Connection { port, faults, awaited: Mutex::default() };
     tokio::select! { biased;
-        () = connection.requests(requests, to_broker) => {}
+        () = connection.requests(first, requests, to_broker) => {}
         () = connection.answers(answers, to_client) => {}
     }
 }
 
 impl Connection {
-    async fn requests(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-        while let Some(frame) = read(&mut from).await {
-            self.way.requests.fetch_add(1, Ordering::SeqCst);
-            let is_produce = i16::from_be_bytes([frame[4], frame[5]]) == PRODUCE;
-            if is_produce && self.faults.hold.load(Ordering::SeqCst) {
-                let held = HeldBack { port: self.port, frame };
-                self.faults.held.lock().unwrap().push(Box::new(held));
-                continue;
-            }
-            if self.faults.mute.load(Ordering::SeqCst) {
-                continue;
-            }
-            if is_produce {
-                self.awaited.lock().unwrap().insert(integer(&frame[8..12]));
-            }
-            if to.write_all(&frame).await.is_err() {
+    async fn requests(&self, first: Vec<u8>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            if self.arrives(&frame) && to.write_all(&frame).await.is_err() {
                 return;
             }
+            next = read(&mut from).await;
         }
+    }
+
+    /// Whether a request arrives now. One that is held back may do so later.
+    fn arrives(&self, frame: &[u8]) -> bool {
+        let is_produce = i16::from_be_bytes([frame[4], frame[5]]) == PRODUCE;
+        if is_produce && self.faults.hold.load(Ordering::SeqCst) {
+            let held = HeldBack { port: self.port, frame: frame.to_vec() };
+            self.faults.held.lock().unwrap().push(Box::new(held));
+            return false;
+        }
+        if self.faults.mute.load(Ordering::SeqCst) {
+            return false;
+        }
+        if is_produce {
+            self.awaited.lock().unwrap().insert(integer(&frame[8..12]));
+        }
+        true
     }
 
     async fn answers(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
@@ -132,6 +145,15 @@ async fn read(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
     frame.resize(4 + length, 0);
     from.read_exact(&mut frame[4..]).await.ok()?;
     Some(frame)
+}
+
+/// The `client.id` of a request: it follows the correlation id, after its own length.
+fn client_id(frame: &[u8]) -> &str {
+    let id = frame.get(12..14).and_then(|length| {
+        let length = usize::try_from(i16::from_be_bytes([length[0], length[1]])).ok()?;
+        frame.get(14..14 + length)
+    });
+    id.and_then(|id| std::str::from_utf8(id).ok()).unwrap_or_default()
 }
 
 fn integer(bytes: &[u8]) -> i32 {
