@@ -24,9 +24,25 @@ bench *ARGS:
 baseline *ARGS:
     cargo bench --profile chaos --package stormglass-benches -- --save-baseline main {{ ARGS }}
 
+# Workers, relay and gateway on real Kafka and PostgreSQL in containers, beside raw rdkafka and sqlx loops: 10 to 15 min.
+bench-real *ARGS:
+    cargo run --release --package stormglass-benches --bin bench-real -- {{ ARGS }}
+
 # Plants each bug of chaos/bugs and reports how many seeds find it.
 power *ARGS:
     cargo chaos power {{ ARGS }}
+
+compose := "$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)"
+
+# The whole backend in containers, see compose.yaml.
+up *ARGS:
+    cargo build --release --package stormglass-server
+    docker build --tag stormglass .
+    {{ compose }} up --detach {{ ARGS }}
+
+# Ends it, and removes what it kept.
+down:
+    {{ compose }} down --volumes
 
 # Describes the SQL of system/server anew, against a migrated database: after a change of a statement or a migration.
 sqlx-prepare URL:

@@ -1,4 +1,4 @@
-//! The HTTP side of every role: `/metrics`, `/livez`, and the gateway where it is part of it.
+//! The HTTP side of every role: `/metrics`, `/livez`, and the gateway with its description where it is part of it.
 
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
@@ -12,13 +12,13 @@ use axum::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
-use stormglass_orders::gateway::Health;
+use stormglass_orders::gateway::{Gateway, Health};
 use tokio::{
     net::TcpListener,
     time::{Duration, Instant, sleep},
 };
 
-use crate::stop::Stop;
+use crate::{openapi, stop::Stop};
 
 /// Upper bounds of the histograms, in seconds: from a statement to a provider that times out.
 const BUCKETS: [f64; 14] =
@@ -75,6 +75,11 @@ pub fn livez(health: Arc<dyn Health>) -> Router {
         async move { answer }
     };
     Router::new().route("/livez", get(answer))
+}
+
+/// What a gateway answers: its own routes, their description, and what every role answers.
+pub fn gateway(gateway: Gateway, metrics: Option<PrometheusHandle>) -> Router {
+    common(metrics).merge(openapi::routes()).merge(gateway.router())
 }
 
 /// Serves until `shutdown` resolves, then finishes what was begun.

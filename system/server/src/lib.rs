@@ -12,6 +12,7 @@ pub mod host;
 pub mod http;
 pub mod kafka;
 pub mod migrations;
+pub mod openapi;
 pub mod outside;
 pub mod postgres;
 pub mod real;

@@ -176,20 +176,19 @@ impl Process {
 
     fn router(&self, watch: &Arc<Watch>, metrics: Option<PrometheusHandle>) -> Router {
         let health = Arc::clone(watch) as Arc<dyn Health>;
-        let common = http::common(metrics);
         match &self.keyring {
-            None => common.merge(http::livez(health)),
-            Some(keyring) => common.merge(
-                Gateway {
+            None => http::common(metrics).merge(http::livez(health)),
+            Some(keyring) => {
+                let gateway = Gateway {
                     producer: Arc::clone(&self.stack.intake),
                     reader: Arc::clone(&self.stack.reader),
                     clock: Arc::clone(&self.stack.clock),
                     keyring: Arc::new(keyring.clone()),
                     health,
                     limits: self.settings.limits(),
-                }
-                .router(),
-            ),
+                };
+                http::gateway(gateway, metrics)
+            }
         }
     }
 }
