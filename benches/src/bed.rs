@@ -17,7 +17,7 @@ use stormglass_embedded::{
 };
 use stormglass_orders::{
     Payments, Row, TOPIC,
-    ports::{Charge, PaymentProvider, PaymentReply, Refund},
+    ports::{Charge, Notice, Notifier, PaymentProvider, PaymentReply, Refund},
     types::Reference,
 };
 use stormglass_runtime::{
@@ -184,9 +184,9 @@ async fn stop(running: JoinHandle<()>, shutdown: CancellationToken) {
     running.await.expect("it drains");
 }
 
-/// A provider that says yes at once.
+/// A provider and a notifier in one, that say yes at once.
 #[derive(Default)]
-struct Agreeable {
+pub struct Agreeable {
     charges: AtomicU64,
 }
 
@@ -202,6 +202,17 @@ impl PaymentProvider for Agreeable {
     }
 
     async fn close(&self, _: IdempotencyKey) -> Result<Option<PaymentReply>, ActError> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl Notifier for Agreeable {
+    async fn send(&self, _: Notice, key: IdempotencyKey) -> Result<Reference, ActError> {
+        reference(key)
+    }
+
+    async fn close(&self, _: IdempotencyKey) -> Result<Option<Reference>, ActError> {
         Ok(None)
     }
 }

@@ -1,23 +1,63 @@
 //! Events and rows of the order backend, as many as a bench wants.
 
+use std::ops::Range;
+
 use stormglass_orders::{
     Row, Stock, Subject,
-    events::{OrderPlaced, Payload},
-    types::{Basket, BasketParts, Currency, Customer, Line, OrderId, Quantity, Sku, Tenant},
+    events::{OrderPlaced, Payload, PaymentCaptured, StockReserved},
+    types::{Basket, BasketParts, Currency, Customer, Line, OrderId, Quantity, Reference, Sku, Tenant},
 };
 use stormglass_runtime::{ConsumerName, Image, Record, RowSet, Timestamp, derive_id};
 
-const TENANT: &str = "acme";
+/// Whose orders they are.
+pub const TENANT: &str = "acme";
 
 /// `count` orders, each of one item; the SKUs take turns.
 pub fn orders_placed(count: u32, skus: u32) -> Vec<Record> {
-    let source = ConsumerName::from("gateway");
-    let record = |number: u32| {
-        let emission = order(number, number % skus).emit();
-        let id = derive_id("bench/v1", &[&number.to_be_bytes()]);
-        emission.into_record(&source, id, Timestamp(0), None)
-    };
-    (0..count).map(record).collect()
+    (0..count).map(|number| order_placed(number, skus)).collect()
+}
+
+/// One of them.
+pub fn order_placed(number: u32, skus: u32) -> Record {
+    record(&order(number, number % skus), "gateway", number)
+}
+
+/// The events of a log on which every order is placed, later reserved, and later still paid: number by number.
+/// Between the three of one order lie [`RESERVED_AFTER`] and [`PAID_AFTER`] orders.
+pub fn stories(numbers: Range<u32>, orders: u32) -> Vec<Record> {
+    let mut records = Vec::new();
+    for number in numbers {
+        if number < orders {
+            records.push(order_placed(number, 100));
+        }
+        let at = |after: u32| number.checked_sub(after).filter(|number| *number < orders);
+        records.extend(at(RESERVED_AFTER).map(stock_reserved));
+        records.extend(at(PAID_AFTER).map(payment_captured));
+    }
+    records
+}
+
+/// How many orders are placed before one is reserved: more than are in one transaction.
+pub const RESERVED_AFTER: u32 = 1_000;
+/// How many orders are placed before one is paid.
+pub const PAID_AFTER: u32 = 3_000;
+
+fn stock_reserved(number: u32) -> Record {
+    let OrderPlaced { subject, fingerprint, .. } = order(number, number % 100);
+    record(&StockReserved { subject, fingerprint }, "inventory", number)
+}
+
+#[expect(clippy::expect_used, reason = "a constant that satisfies its type")]
+fn payment_captured(number: u32) -> Record {
+    let OrderPlaced { subject, fingerprint, basket, .. } = order(number, number % 100);
+    let charge = Reference::new(&subject.order.to_string()).expect("valid");
+    let amount = basket.total().clone();
+    record(&PaymentCaptured { subject, fingerprint, amount, charge }, "payments", number)
+}
+
+fn record<P: Payload>(event: &P, source: &str, number: u32) -> Record {
+    let id = derive_id("bench/v1", &[source.as_bytes(), &number.to_be_bytes()]);
+    event.emit().into_record(&ConsumerName::from(source), id, Timestamp(0), None)
 }
 
 /// Rows of `stock`, enough of each SKU for all orders.
@@ -38,8 +78,9 @@ fn order(number: u32, of: u32) -> OrderPlaced {
     OrderPlaced { subject, fingerprint: basket.fingerprint(), basket, placed_at_ms: 0 }
 }
 
+/// [`TENANT`], as a type.
 #[expect(clippy::expect_used, reason = "a constant that satisfies its type")]
-fn tenant() -> Tenant {
+pub fn tenant() -> Tenant {
     Tenant::new(TENANT).expect("valid")
 }
 

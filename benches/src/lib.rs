@@ -2,12 +2,12 @@
 //! machines with their clients in one process.
 //!
 //! Time is simulated throughout (tokio's paused clock), so a bench measures what work costs and never what waiting
-//! lasts. That also means: no disk, no network. What production would reach on real servers is another question.
+//! lasts. That also means: no disk, no network. What production reaches on real servers `bench-real` measures.
 
 mod bed;
 mod events;
 mod machines;
 
-pub use bed::Bed;
-pub use events::{image, orders_placed, stock};
+pub use bed::{Agreeable, Bed};
+pub use events::{PAID_AFTER, TENANT, image, order_placed, orders_placed, stock, stories, tenant};
 pub use machines::{Kafka, Postgres};
