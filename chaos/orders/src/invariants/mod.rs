@@ -44,7 +44,7 @@ use crate::{client, notifier, provider};
 
 pub use commit::{Commit, Effect, Queued, RowChange, Taken};
 pub use facts::{Fact, OrderState, money};
-pub use judge::Judge;
+pub use judge::{Judge, checkers};
 pub use settles::NAME as SETTLES;
 pub use world::World;
 

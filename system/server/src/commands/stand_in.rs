@@ -1,6 +1,6 @@
 //! `stand-in`: a payment provider or a notifier that only pretends, over HTTP, as badly as it is told to.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
@@ -9,7 +9,7 @@ use tracing::info;
 use crate::{
     host::Jitter,
     http,
-    outside::{self, Manners, StandIn},
+    outside::{self, Ledger, Manners, StandIn},
     serve,
     stop::Stop,
 };
@@ -28,6 +28,9 @@ pub struct StandInArguments {
     /// How long every request takes, in milliseconds.
     #[arg(long, default_value_t = 0)]
     latency_ms: u64,
+    /// Writes down what it is asked and does, a line of JSON each, and remembers what is written already.
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -50,16 +53,23 @@ fn share(text: &str) -> Result<f64, String> {
 /// Serves until `shutdown`.
 ///
 /// # Errors
-/// If the address is taken.
+/// If the address is taken, or the ledger is none.
 pub async fn run(
     arguments: &StandInArguments,
     listen: Option<SocketAddr>,
     shutdown: CancellationToken,
 ) -> Result<(), Stop> {
-    let &StandInArguments { party, fail, decline, latency_ms } = arguments;
+    let &StandInArguments { party, fail, decline, latency_ms, ref ledger } = arguments;
     let manners = Manners { fail, decline, latency: Duration::from_millis(latency_ms) };
     let entropy = Arc::new(Jitter::of(serve::incarnation()?));
-    let stand_in = Arc::new(StandIn::new(manners, entropy));
+    let mut stand_in = StandIn::new(manners, entropy);
+    if let Some(path) = ledger {
+        let refuse =
+            |error: &dyn std::fmt::Display| Stop::Usage(format!("--ledger {}: {error}", path.display()));
+        let kept = Ledger::open(path).map_err(|error| refuse(&error))?;
+        stand_in = stand_in.keeping(kept).map_err(|error| refuse(&error))?;
+    }
+    let stand_in = Arc::new(stand_in);
     let (port, router) = match party {
         Party::Payments => (8081, outside::payments(stand_in)),
         Party::Notifications => (8082, outside::notifications(stand_in)),
