@@ -95,11 +95,19 @@ async fn contract_kafka() {
         batches.retain(|batch| !batch.is_empty());
         tokio::spawn(run_on_a_cluster(lane, batches))
     });
-    let outcomes: Vec<Outcome> =
-        join_all(lanes).await.into_iter().flat_map(|outcomes| outcomes.expect("a lane ends")).collect();
-    print!("{}", table(&outcomes, begun.elapsed()));
-    let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.verdict.is_err()).collect();
-    let failed: Vec<_> = failed.iter().map(|outcome| (outcome.run.name, &outcome.verdict)).collect();
+    let (mut outcomes, mut broken) = (Vec::new(), Vec::new());
+    for lane in join_all(lanes).await {
+        match lane {
+            Ok(of_lane) => outcomes.extend(of_lane),
+            Err(error) => broken.push(error),
+        }
+    }
+    if !outcomes.is_empty() {
+        print!("{}", table(&outcomes, begun.elapsed()));
+    }
+    assert!(broken.is_empty(), "a cluster does not come up, or come back: {broken:#?}");
+    outcomes.retain(|outcome| outcome.verdict.is_err());
+    let failed: Vec<_> = outcomes.iter().map(|outcome| (outcome.run.name, &outcome.verdict)).collect();
     assert!(failed.is_empty(), "not the same verdict: {failed:#?}");
 }
 

@@ -212,9 +212,19 @@ impl KafkaConfig {
 
     /// For questions about topics and partitions.
     pub(super) fn questions(&self) -> ClientConfig {
-        let mut client = self.client();
-        client.set("isolation.level", "read_committed");
-        client
+        self.reader()
+    }
+
+    /// What readers have in common.
+    fn reader(&self) -> ClientConfig {
+        let mut reader = self.client();
+        // A broker holds a fetch for as long as it was asked to; only then is it late.
+        let patience = self.request_timeout_ms.max(self.fetch_wait_ms + 1_000);
+        reader
+            .set("socket.timeout.ms", patience.to_string())
+            .set("fetch.wait.max.ms", self.fetch_wait_ms.to_string())
+            .set("isolation.level", "read_committed");
+        reader
     }
 
     /// For creating and describing topics.
@@ -230,7 +240,6 @@ impl KafkaConfig {
             .set("acks", "all")
             .set("max.in.flight.requests.per.connection", "5")
             .set("message.send.max.retries", i32::MAX.to_string())
-            .set("enable.gapless.guarantee", "false")
             .set("partitioner", "murmur2_random")
             .set("sticky.partitioning.linger.ms", "10")
             .set("compression.type", "none")
@@ -242,7 +251,9 @@ impl KafkaConfig {
             .set("message.max.bytes", self.record_bytes_max.to_string())
             .set("queue.buffering.max.messages", self.queue_records.to_string())
             .set("queue.buffering.max.kbytes", "1048576")
-            .set("queuing.strategy", "fifo");
+            // Tells of leaders that were deposed (`persistence.rs`).
+            .set("debug", "topic")
+            .set_log_level(RDKafkaLogLevel::Debug);
         producer
     }
 
@@ -252,7 +263,7 @@ impl KafkaConfig {
             OffsetReset::Earliest => "earliest",
             OffsetReset::Fail => "error",
         };
-        let mut consumer = self.client();
+        let mut consumer = self.reader();
         consumer
             .set("group.id", group.as_str())
             .set("max.poll.interval.ms", self.max_poll_interval_ms.to_string())
@@ -260,10 +271,8 @@ impl KafkaConfig {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", reset)
-            .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "false")
             .set("check.crcs", "true")
-            .set("fetch.wait.max.ms", self.fetch_wait_ms.to_string())
             .set("fetch.min.bytes", self.fetch_bytes_min.to_string())
             .set("fetch.message.max.bytes", "1048576")
             .set("fetch.max.bytes", "52428800")
@@ -289,6 +298,14 @@ impl KafkaConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use rdkafka::{
+        ClientContext,
+        config::FromClientConfigAndContext,
+        consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+        producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext},
+    };
     use rstest::rstest;
 
     use super::*;
@@ -305,6 +322,44 @@ mod tests {
         {
             config.create_native_config().unwrap();
         }
+    }
+
+    /// Writes down the warnings that a client begins with.
+    #[derive(Default)]
+    struct Warnings(Mutex<Vec<String>>);
+
+    impl ClientContext for Warnings {
+        fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
+            if facility == "CONFWARN" {
+                self.0.lock().unwrap().push(text.to_owned());
+            }
+        }
+    }
+
+    impl ConsumerContext for Warnings {}
+
+    impl ProducerContext for Warnings {
+        type DeliveryOpaque = ();
+
+        fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+    }
+
+    #[rstest]
+    #[case::by_default(valid())]
+    #[case::requests_shorter_than_fetches(KafkaConfig { request_timeout_ms: 100, fetch_wait_ms: 60_000, ..valid() })]
+    #[case::the_other_protocol(KafkaConfig { group_protocol: GroupProtocol::Consumer, ..valid() })]
+    fn librdkafka_warns_of_no_setting(#[case] config: KafkaConfig) {
+        let soon = std::time::Duration::from_millis(50);
+        for reader in [config.questions(), config.consumer(&ConsumerName::from("payments"))] {
+            let client: BaseConsumer<Warnings> =
+                BaseConsumer::from_config_and_context(&reader, Warnings::default()).unwrap();
+            client.poll(soon);
+            assert_eq!(*client.client().context().0.lock().unwrap(), [""; 0]);
+        }
+        let client: BaseProducer<Warnings> =
+            BaseProducer::from_config_and_context(&config.producer(1), Warnings::default()).unwrap();
+        client.poll(soon);
+        assert_eq!(*client.client().context().0.lock().unwrap(), [""; 0]);
     }
 
     #[rstest]

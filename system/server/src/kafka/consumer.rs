@@ -51,6 +51,7 @@ use super::{
     config::KafkaConfig,
     ear::{Ear, Heard},
     held::{self, Held},
+    log,
     outcome::{code_of, of_commit, of_notice},
     producer::spawn_thread,
     questions::Questions,
@@ -73,7 +74,7 @@ pub(super) struct Member {
     /// Assigned, but not handed out before their readable range is known: by number of the question.
     arriving: BTreeMap<Partition, u64>,
     asked: u64,
-    arrivals: FuturesUnordered<BoxFuture<'static, (u64, Vec<Assignment>)>>,
+    arrivals: FuturesUnordered<BoxFuture<'static, (u64, Assignment)>>,
     revoking: Option<Held>,
     /// The commit that was sent last. There is one at a time, since each waits on a thread.
     committing: Option<oneshot::Receiver<Result<(), Failure>>>,
@@ -150,39 +151,44 @@ impl Member {
         None
     }
 
-    /// Asks for the readable ranges of new partitions.
+    /// Asks for the readable ranges of new partitions: of each by itself, since one without a leader must not keep back
+    /// the others.
     fn expect(&mut self, partitions: Vec<Partition>) {
-        if partitions.is_empty() {
-            return;
-        }
         self.asked += 1;
         let asked = self.asked;
-        self.arriving.extend(partitions.iter().map(|partition| (partition.clone(), asked)));
-        let questions = Arc::clone(&self.questions);
         let pause = Duration::from_millis(self.config.retry_backoff_ms);
-        let arrival = async move {
-            loop {
-                match questions.ranges(&partitions).await {
-                    Ok(ranges) => {
-                        let assigned = partitions.into_iter().zip(ranges);
-                        let assigned =
-                            assigned.map(|(partition, watermarks)| Assignment { partition, watermarks });
-                        return (asked, assigned.collect());
+        for partition in partitions {
+            self.arriving.insert(partition.clone(), asked);
+            let questions = Arc::clone(&self.questions);
+            let arrival = async move {
+                loop {
+                    match questions.watermarks(&partition).await {
+                        Ok(watermarks) => return (asked, Assignment { partition, watermarks }),
+                        Err(failure) => {
+                            if let Some(unsaid) = log::seldom("arrival") {
+                                tracing::info!(%partition, %failure, unsaid, "its range is not known yet");
+                            }
+                        }
                     }
-                    Err(failure) => tracing::info!(%failure, "the range of a partition is not known yet"),
+                    sleep(pause).await;
                 }
-                sleep(pause).await;
-            }
-        };
-        self.arrivals.push(arrival.boxed());
+            };
+            self.arrivals.push(arrival.boxed());
+        }
     }
 
-    /// Partitions whose range is known by now are the worker's, unless they have left again.
-    fn arrive(&mut self, asked: u64, mut assigned: Vec<Assignment>) -> Option<Delivery> {
-        assigned.retain(|assignment| self.arriving.get(&assignment.partition) == Some(&asked));
-        for assignment in &assigned {
-            self.arriving.remove(&assignment.partition);
-            self.owned.insert(assignment.partition.clone(), Reading::default());
+    /// Partitions whose range is known by now are the worker's, unless they have left again. All that have arrived are
+    /// told of together.
+    fn arrive(&mut self, first: (u64, Assignment)) -> Option<Delivery> {
+        let mut assigned = Vec::new();
+        let mut next = Some(first);
+        while let Some((asked, assignment)) = next {
+            if self.arriving.get(&assignment.partition) == Some(&asked) {
+                self.arriving.remove(&assignment.partition);
+                self.owned.insert(assignment.partition.clone(), Reading::default());
+                assigned.push(assignment);
+            }
+            next = self.arrivals.next().now_or_never().flatten();
         }
         (!assigned.is_empty()).then_some(Delivery::Assigned(assigned))
     }
@@ -291,7 +297,7 @@ impl Member {
     async fn wait(&mut self, again: Duration) -> Option<Delivery> {
         let woken = Arc::clone(&self.client.context().woken);
         tokio::select! { biased;
-            Some((asked, assigned)) = self.arrivals.next() => self.arrive(asked, assigned),
+            Some(arrival) = self.arrivals.next() => self.arrive(arrival),
             () = woken.notified() => None,
             () = sleep(again) => None,
         }
@@ -416,7 +422,8 @@ fn leave(mut client: Arc<BaseConsumer<Ear>>) {
 
 /// What librdkafka says between the records, if the worker should know of it.
 fn notice(error: &KafkaError) -> Option<Failure> {
-    tracing::info!(%error, code = ?code_of(error), "the consumer says");
+    // The log has it already: errors of the client are also called back.
+    tracing::debug!(%error, code = ?code_of(error), "the consumer says");
     of_notice(error)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! For a record that was published the answer is not in the error code but in the message's own status: "timed out" is
 //! said alike of a record that waited for a connection in vain and of one whose acknowledgement was lost. So the status
-//! decides between `NotDone` and `Unknown` ([`Persistence`]), and the code only names the cause.
+//! decides between `NotDone` and `Unknown` ([`Persistence`]), and the code only names the cause; what the status leaves
+//! out is told in `persistence.rs`.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use stormglass_runtime::{Cause, Failure, Reason, Record};
@@ -46,6 +47,8 @@ fn refusal(code: Code, record: &Record, limit: usize) -> Failure {
         | Code::PolicyViolation
         | Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed => Failure::Rejected(Reason::Invalid(code.to_string())),
+        // The broker failed in its own code, and cannot say at which point.
+        Code::Unknown => Failure::Unknown(Cause::Protocol),
         other => Failure::NotDone(cause_of(other)),
     }
 }
@@ -103,6 +106,12 @@ pub(super) fn of_notice(error: &KafkaError) -> Option<Failure> {
         | Code::InvalidGroupId) => Some(Failure::Rejected(Reason::Invalid(code.to_string()))),
         _ => None,
     }
+}
+
+/// Whether an error of the client as a whole, that librdkafka mends by itself, is one to be warned of: no broker is left,
+/// or the client is.
+pub(super) fn is_grave(code: Code) -> bool {
+    matches!(code, Code::AllBrokersDown | Code::Fatal | Code::Authentication)
 }
 
 /// The code under an error; those without one are errors of this process.
@@ -187,6 +196,7 @@ mod tests {
         Failure::Unknown(Cause::Disconnected)
     )]
     #[case::refused(Code::NotEnoughReplicas, Persistence::Absent, Failure::NotDone(Cause::TooFewReplicas))]
+    #[case::failed_at_the_broker(Code::Unknown, Persistence::Absent, Failure::Unknown(Cause::Protocol))]
     #[case::too_large(Code::MessageSizeTooLarge, Persistence::Absent, too_large())]
     #[case::too_large_after_a_doubt(
         Code::MessageSizeTooLarge,

@@ -2,6 +2,15 @@
 //!
 //! librdkafka keeps that with each message, over all its attempts. It is the one thing that rdkafka does not hand
 //! through, and without it every failed publish were in doubt; hence `unsafe`, in this file and nowhere else.
+//!
+//! **Where librdkafka is too sure.** It takes every answer after which it looks for another leader for a refusal
+//! (`rd_kafka_err_action`: `REFRESH | MSG_NOT_PERSISTED`; of the answers that say nothing, only a lost connection is
+//! excepted), and sends again without counting an attempt. But a leader that is deposed while a batch waits for its
+//! followers answers `NOT_LEADER_OR_FOLLOWER` as well, after it has appended the batch (`DelayedProduce`), and a follower
+//! that has it may be the next leader. As long as a later attempt succeeds, idempotence finds the copy; if the time runs
+//! out first, the report says *timed out, not persisted* of a record that is in the log. librdkafka tells of such answers
+//! in its log alone: a line of [`MOVED`]. So a record is only believed to be absent if there was none since it was queued,
+//! of any partition.
 
 #![expect(unsafe_code, reason = "rdkafka does not hand a message's status through")]
 
@@ -9,6 +18,10 @@ use rdkafka::{
     bindings::{rd_kafka_message_status, rd_kafka_msg_status_t as Status},
     message::BorrowedMessage,
 };
+
+/// The facility of the log lines that say that a partition's leader is looked for again, since an answer told so. They
+/// belong to `debug=topic`.
+pub(super) const MOVED: &str = "BROKERUA";
 
 /// What is known of a record that was reported as failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,23 +11,27 @@
 //! out by its caller is still librdkafka's to deliver.
 //!
 //! A broker that refuses a batch for its size fails every record in it. Those go again, one to a batch, through a
-//! second producer, and each learns whether it is the one. Left out: an order between what a *dropped* call left in that
-//! second producer and what is published after it.
+//! second producer, and each learns whether it is the one. Nothing else of a record's key is sent while it is on its way
+//! alone, or what a dropped call left there could land behind what is published after it.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    collections::{BTreeSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use rdkafka::{
     ClientContext,
-    config::FromClientConfigAndContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::{DeliveryResult, Header, Message, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
-use stormglass_runtime::{Cause, Failure, Partition, Position, Record};
+use stormglass_runtime::{Cause, Failure, Partition, Position, Record, Topic};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -35,7 +39,7 @@ use super::{
     config::KafkaConfig,
     log,
     outcome::{code_of, is_too_large, of_enqueue, of_report},
-    persistence::persistence,
+    persistence::{MOVED, Persistence, persistence},
 };
 
 /// How long the polling thread waits for reports before it looks after what is held up, or whether it is still needed.
@@ -51,7 +55,14 @@ pub(super) struct ProducerCore {
     pipes: Mutex<Pipes>,
     /// Records whose turn came when the queue was full, or the producer had failed for good.
     held_up: Mutex<VecDeque<Ticket>>,
+    /// Whose records are on their way alone.
+    alone: Mutex<BTreeSet<Key>>,
+    /// How often a broker has answered that it does not lead a partition.
+    moves: AtomicU64,
 }
+
+/// What the order holds for: records of one topic and key.
+type Key = (Topic, Bytes);
 
 #[derive(Default)]
 struct Pipes {
@@ -72,6 +83,8 @@ pub(super) struct Ticket {
     call: Arc<Call>,
     index: usize,
     pipe: Pipe,
+    /// [`ProducerCore::moves`] when it was made.
+    moves: u64,
 }
 
 impl Ticket {
@@ -90,7 +103,8 @@ enum Unsent {
 impl ProducerCore {
     /// A producer, which connects at once.
     pub(super) fn start(config: KafkaConfig) -> Result<Arc<Self>, KafkaError> {
-        let core = Arc::new(Self { config, pipes: Mutex::default(), held_up: Mutex::default() });
+        let (pipes, held_up, alone, moves) = Default::default();
+        let core = Arc::new(Self { config, pipes, held_up, alone, moves });
         core.pipe(Pipe::Batched)?;
         Ok(core)
     }
@@ -101,7 +115,7 @@ impl ProducerCore {
         let call = Arc::new(Call::new(records));
         let _give_up = GiveUp(&call);
         for &index in &call.heads {
-            let mut ticket = Ticket { call: Arc::clone(&call), index, pipe: Pipe::Batched };
+            let mut ticket = self.ticket(&call, index);
             loop {
                 match self.send(ticket) {
                     Ok(()) => break,
@@ -123,16 +137,19 @@ impl ProducerCore {
 
     /// Writes down a result and sends what was waiting for it.
     fn settle(&self, call: &Arc<Call>, index: usize, result: Result<Position, Failure>) {
-        call.settle(index, result, |next| {
-            match self.send(Ticket { call: Arc::clone(call), index: next, pipe: Pipe::Batched }) {
-                Ok(()) => Ok(()),
-                Err(Unsent::Full(ticket)) => {
-                    self.held_up().push_back(ticket);
-                    Ok(())
-                }
-                Err(Unsent::Failed(failure)) => Err(failure),
+        call.settle(index, result, |next| match self.send(self.ticket(call, next)) {
+            Ok(()) => Ok(()),
+            Err(Unsent::Full(ticket)) => {
+                self.held_up().push_back(ticket);
+                Ok(())
             }
+            Err(Unsent::Failed(failure)) => Err(failure),
         });
+    }
+
+    fn ticket(&self, call: &Arc<Call>, index: usize) -> Ticket {
+        let moves = self.moves.load(Ordering::Acquire);
+        Ticket { call: Arc::clone(call), index, pipe: Pipe::Batched, moves }
     }
 
     /// Queues a record; never waits.
@@ -140,6 +157,10 @@ impl ProducerCore {
         let (call, index) = (Arc::clone(&ticket.call), ticket.index);
         let record = &call.records[index];
         let Some(producer) = self.current(ticket.pipe) else { return Err(Unsent::Full(ticket)) };
+        if !self.may_leave(&ticket) {
+            return Err(Unsent::Full(ticket));
+        }
+        let pipe = ticket.pipe;
         let mut out =
             BaseRecord::with_opaque_to(record.topic.as_str(), Box::new(ticket)).payload(&record.value[..]);
         if let Some(key) = &record.key {
@@ -149,6 +170,7 @@ impl ProducerCore {
             out = out.headers(headers(record));
         }
         let Err((error, out)) = producer.send(out) else { return Ok(()) };
+        self.is_back(record, pipe);
         match code_of(&error) {
             // The thread that polls this producer replaces it.
             Code::QueueFull | Code::Fatal => Err(Unsent::Full(*out.delivery_opaque)),
@@ -156,13 +178,35 @@ impl ProducerCore {
         }
     }
 
+    /// Whether nothing of the record's key is on its way alone. If the record is to go alone, it is from now on.
+    fn may_leave(&self, ticket: &Ticket) -> bool {
+        let mut alone = self.alone();
+        let record = ticket.record();
+        match (&record.key, ticket.pipe) {
+            (None, _) => true,
+            (Some(_), Pipe::Batched) if alone.is_empty() => true,
+            (Some(key), Pipe::Batched) => !alone.contains(&(record.topic.clone(), key.clone())),
+            (Some(key), Pipe::Alone) => alone.insert((record.topic.clone(), key.clone())),
+        }
+    }
+
+    /// A record that left through `pipe` is on its way no more.
+    fn is_back(&self, record: &Record, pipe: Pipe) {
+        if let (Some(key), Pipe::Alone) = (&record.key, pipe) {
+            self.alone().remove(&(record.topic.clone(), key.clone()));
+        }
+    }
+
     /// What a report says.
     fn reported(&self, ticket: Ticket, report: &DeliveryResult<'_>) {
         let record = ticket.record();
+        self.is_back(record, ticket.pipe);
         let result = match report {
             Ok(message) => Ok(partition_of(record, message.partition()).at(message.offset())),
             Err((error, message)) => {
-                let failure = of_report(error, persistence(message), record, self.config.record_bytes_max);
+                let has_moved = self.moves.load(Ordering::Acquire) != ticket.moves;
+                let known = if has_moved { Persistence::InDoubt } else { persistence(message) };
+                let failure = of_report(error, known, record, self.config.record_bytes_max);
                 let refused = is_too_large(code_of(error)) && failure.is_certainly_not_done();
                 if refused && ticket.pipe == Pipe::Batched {
                     self.held_up().push_back(Ticket { pipe: Pipe::Alone, ..ticket });
@@ -226,6 +270,10 @@ impl ProducerCore {
         self.pipes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn alone(&self) -> MutexGuard<'_, BTreeSet<Key>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn held_up(&self) -> MutexGuard<'_, VecDeque<Ticket>> {
         self.held_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,7 +312,19 @@ fn serve(producer: &BaseProducer<Reports>, core: &Weak<ProducerCore>, pipe: Pipe
 struct Reports(Weak<ProducerCore>);
 
 impl ClientContext for Reports {
-    log::forwarded!();
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        // It comes through the same queue as the reports, before those of the records that it concerns.
+        if facility == MOVED
+            && let Some(core) = self.0.upgrade()
+        {
+            core.moves.fetch_add(1, Ordering::AcqRel);
+        }
+        log::line(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log::error(&error, reason);
+    }
 }
 
 impl ProducerContext for Reports {
@@ -296,4 +356,71 @@ fn headers(record: &Record) -> OwnedHeaders {
 pub(super) fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), KafkaError> {
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
     spawned.map(drop).map_err(|error| KafkaError::ClientCreation(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        mocking::MockCluster,
+        producer::DefaultProducerContext,
+        types::{RDKafkaApiKey, RDKafkaRespErr as Answer},
+    };
+    use rstest::rstest;
+    use stormglass_runtime::Headers;
+
+    use super::*;
+
+    const REFUSED: Answer = Answer::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;
+    const DEPOSED: Answer = Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    const TOO_LARGE: Answer = Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+
+    type Mock = MockCluster<'static, DefaultProducerContext>;
+
+    /// librdkafka's own mock, asked for nothing but what is answered, and a producer for it.
+    fn start(answers: &[Answer], delivery_timeout_ms: u64) -> (Mock, Arc<ProducerCore>) {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("orders", 1, 1).unwrap();
+        cluster.request_errors(RDKafkaApiKey::Produce, answers);
+        let brokers = cluster.bootstrap_servers();
+        let config = KafkaConfig { brokers, delivery_timeout_ms, ..KafkaConfig::default() };
+        let config = KafkaConfig { request_timeout_ms: delivery_timeout_ms.min(10_000), ..config };
+        (cluster, ProducerCore::start(config).unwrap())
+    }
+
+    fn record() -> Record {
+        Record {
+            topic: Topic::from("orders"),
+            key: Some(Bytes::from_static(b"k")),
+            headers: Headers::default(),
+            value: Bytes::from_static(b"v"),
+        }
+    }
+
+    #[rstest]
+    #[case::nothing_but_refusals(REFUSED, Failure::NotDone(Cause::TimedOut))]
+    #[case::one_that_may_come_after_the_append(DEPOSED, Failure::Unknown(Cause::TimedOut))]
+    #[tokio::test]
+    async fn a_record_that_a_deposed_leader_may_have_appended_is_in_doubt(
+        #[case] first: Answer,
+        #[case] expected: Failure,
+    ) {
+        let mut answers = vec![REFUSED; 1_000];
+        answers[0] = first;
+        let (_cluster, producer) = start(&answers, 2_000);
+        assert_eq!(producer.publish(vec![record()]).await, [Err(expected)]);
+    }
+
+    #[tokio::test]
+    async fn what_a_dropped_call_left_alone_is_not_overtaken() {
+        let (cluster, producer) = start(&[TOO_LARGE], 30_000);
+        // The second producer has to connect first: time enough to overtake.
+        cluster.broker_round_trip_time(1, Duration::from_millis(200)).unwrap();
+        tokio::select! { biased;
+            results = producer.publish(vec![record()]) => panic!("reported already: {results:?}"),
+            () = async { while producer.alone().is_empty() { sleep(ROOM).await } } => {}
+        }
+        let next = producer.publish(vec![record()]).await;
+        assert_eq!(next, [Ok(Partition::new(&Topic::from("orders"), 0).at(1))]);
+        assert!(producer.alone().is_empty());
+    }
 }

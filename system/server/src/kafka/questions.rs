@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::join_all;
 use rdkafka::{
     ClientContext,
     config::FromClientConfigAndContext,
@@ -70,11 +69,6 @@ impl Questions {
             Ok(Watermarks { start, end })
         })
         .await
-    }
-
-    /// The readable ranges of partitions, or the failure of one of them.
-    pub(super) async fn ranges(&self, partitions: &[Partition]) -> Result<Vec<Watermarks>, Failure> {
-        join_all(partitions.iter().map(|partition| self.watermarks(partition))).await.into_iter().collect()
     }
 
     async fn ask<T: Send + 'static>(
