@@ -73,3 +73,34 @@ fn an_address_that_is_taken_is_named(#[case] arguments: &[&str]) {
     assert_eq!(exit, Some(2), "{said}");
     assert!(said.starts_with(&format!("stormglass: http.listen = {address}: ")), "{said}");
 }
+
+#[test]
+fn a_doctor_who_reaches_nobody_says_so_of_everybody() {
+    let settings = ["--set", NOBODIES, "--set", NO_BROKER, "--set", SOON, "--set", KEY];
+    let ended = Command::new(env!("CARGO_BIN_EXE_stormglass"))
+        .args([&["doctor"], &settings[..]].concat())
+        .args(["--set", "payments.url=http://127.0.0.1:1", "--set", "notifications.url=http://127.0.0.1:1"])
+        .output()
+        .expect("it runs");
+    let (said, failed) = (String::from_utf8(ended.stdout), String::from_utf8(ended.stderr));
+    let (said, failed) = (said.expect("UTF-8"), failed.expect("UTF-8"));
+    assert_eq!(ended.status.code(), Some(1), "{said}{failed}");
+    assert!(failed.starts_with("stormglass: ") && failed.contains(" errors, 0 warnings among "), "{failed}");
+    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error ")).collect();
+    for what in [
+        "PostgreSQL at 127.0.0.1:1: Connection refused",
+        "PostgreSQL at 127.0.0.1:2: Connection refused",
+        "PostgreSQL: migrations",
+        "PostgreSQL: permissions",
+        "PostgreSQL: replication lag",
+        "Kafka broker at 127.0.0.1:1: Connection refused",
+        "topic orders: ",
+        "topic notifications.dlq: ",
+        "payments.url = http://127.0.0.1:1: ",
+        "notifications.url = http://127.0.0.1:1: ",
+    ] {
+        assert!(errors.iter().any(|line| line.contains(what)), "no error of {what:?} in\n{said}");
+    }
+    assert!(said.lines().all(|line| ["ok ", "error "].iter().any(|grade| line.starts_with(grade))), "{said}");
+    assert!(!said.contains("hush"), "a password is printed: {said}");
+}

@@ -43,9 +43,14 @@ impl fmt::Display for Grade {
 
 /// What was found, in the order in which it is printed.
 #[derive(Debug, Default)]
-struct Report(Vec<(Grade, String)>);
+pub struct Report(Vec<(Grade, String)>);
 
 impl Report {
+    /// One line for each check: `ok`, `warning` or `error`, then where, what, and what to do.
+    pub fn lines(&self) -> Vec<String> {
+        self.0.iter().map(|(grade, line)| format!("{grade:8} {line}")).collect()
+    }
+
     fn fine(&mut self, line: impl Into<String>) {
         self.0.push((Grade::Fine, line.into()));
     }
@@ -76,6 +81,20 @@ impl Report {
 /// # Errors
 /// How many errors there are, if any.
 pub async fn run(settings: &Settings) -> Result<(), Stop> {
+    let report = examine(settings).await;
+    for line in report.lines() {
+        println!("{line}");
+    }
+    match (report.count(Grade::Error), report.count(Grade::Warning)) {
+        (0, _) => Ok(()),
+        (errors, warnings) => {
+            Err(Stop::Unfit(format!("{errors} errors, {warnings} warnings among {} checks", report.0.len())))
+        }
+    }
+}
+
+/// Checks everything that the settings name. It takes no longer than its slowest server may.
+pub async fn examine(settings: &Settings) -> Report {
     let parts = tokio::join!(
         async { of_settings(settings) },
         bounded("PostgreSQL", postgres::check(settings)),
@@ -88,15 +107,7 @@ pub async fn run(settings: &Settings) -> Result<(), Stop> {
     for part in [settings, postgres, kafka, payments, notifications] {
         whole.0.extend(part.0);
     }
-    for (grade, line) in &whole.0 {
-        println!("{grade:8} {line}");
-    }
-    match (whole.count(Grade::Error), whole.count(Grade::Warning)) {
-        (0, _) => Ok(()),
-        (errors, warnings) => {
-            Err(Stop::Unfit(format!("{errors} errors, {warnings} warnings among {} checks", whole.0.len())))
-        }
-    }
+    whole
 }
 
 async fn bounded(what: &str, check: impl Future<Output = Report>) -> Report {

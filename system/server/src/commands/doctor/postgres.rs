@@ -156,7 +156,7 @@ async fn together(report: &mut Report, (names, mut told): (Vec<String>, Vec<Told
     let node = match primary::choose(&places, &Newest::default(), config.silent_nodes) {
         Ok(node) => node,
         Err(none) => {
-            report.error(migrations::no_primary(none, &told, config).to_string());
+            report.error(format!("PostgreSQL: nowhere to write: {}", migrations::no_primary(none, &told, config)));
             for unasked in ["migrations", "permissions", "replication lag"] {
                 report.error(format!("PostgreSQL: {unasked}: nobody to ask, without a primary"));
             }
@@ -194,8 +194,8 @@ async fn permissions(report: &mut Report, name: &str, connection: &mut PgConnect
     let (tables, privileges): (Vec<&str>, Vec<&str>) =
         needed.flat_map(|(table, rights)| rights.iter().map(move |right| (table, *right))).unzip();
     let lacking: Result<Vec<String>, sqlx::Error> = sqlx::query_scalar(
-        "SELECT n.right || ' on ' || n.name FROM unnest($1::text[], $2::text[]) AS n (name, right)
-         WHERE to_regclass(n.name) IS NOT NULL AND NOT has_table_privilege(to_regclass(n.name), n.right)",
+        "SELECT n.privilege || ' on ' || n.name FROM unnest($1::text[], $2::text[]) AS n (name, privilege)
+         WHERE to_regclass(n.name) IS NOT NULL AND NOT has_table_privilege(to_regclass(n.name), n.privilege)",
     )
     .bind(tables)
     .bind(privileges)

@@ -67,7 +67,10 @@ pub(super) async fn metadata(broker: &str, topics: &[&str], limit: Duration) -> 
     }
     // Create no topic; leave out what the principal may do to the cluster, tell what it may do to topics.
     body.put_slice(&[0, 0, 1]);
-    let mut answer = ask(broker, (METADATA, 8), &body, limit).await?;
+    read(ask(broker, (METADATA, 8), &body, limit).await?)
+}
+
+fn read(mut answer: Bytes) -> io::Result<Metadata> {
     skip(&mut answer, 4)?;
     let brokers = list(&mut answer, |answer| {
         let id = answer.try_get_i32().map_err(short)?;
@@ -153,4 +156,44 @@ fn skip(answer: &mut Bytes, count: usize) -> io::Result<()> {
 
 fn short<E>(_: E) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the answer is too short")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One broker, and the topic `t` with one partition that has two replicas, one of them in sync, and no leader.
+    fn answer() -> Bytes {
+        let mut bytes = BytesMut::new();
+        // Throttled for 0 ms; broker 7 at kafka:9092, in no rack; no cluster id; controller 7.
+        bytes.put_slice(&[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7, 0, 5]);
+        bytes.put_slice(b"kafka");
+        bytes.put_slice(&[0, 0, 0x23, 0x84, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 7]);
+        // One topic without an error, not internal; one partition: error 0, index 0, leader -1, epoch 0.
+        bytes.put_slice(&[0, 0, 0, 1, 0, 0, 0, 1, b't', 0, 0, 0, 0, 1]);
+        bytes.put_slice(&[0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        // Replicas 7 and 8, in sync 7, none offline; it may be read and written, and nothing is told of the cluster.
+        bytes.put_slice(&[0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 0]);
+        bytes.put_slice(&[0, 0, 0, 0b11000, 0x80, 0, 0, 0]);
+        bytes.freeze()
+    }
+
+    #[test]
+    fn metadata_is_read_as_it_lies_on_the_wire() {
+        let Metadata { brokers, topics } = read(answer()).unwrap();
+        assert_eq!(brokers, BTreeMap::from([(7, "kafka:9092".to_owned())]));
+        let [topic] = &topics[..] else { panic!("{} topics", topics.len()) };
+        assert_eq!((topic.name.as_str(), topic.error, topic.operations), ("t", 0, 0b11000));
+        let [PartitionMetadata { has_leader: false, replicas: 2, in_sync: 1 }] = topic.partitions[..] else {
+            panic!("{} partitions", topic.partitions.len())
+        };
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_an_error() {
+        let whole = answer();
+        for end in 0..whole.len() - 4 {
+            assert!(read(whole.slice(..end)).is_err(), "cut at {end}");
+        }
+    }
 }
