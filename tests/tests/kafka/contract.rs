@@ -9,7 +9,7 @@ use std::{fmt::Write as _, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::D
 
 use futures::{FutureExt, StreamExt, future::join_all, stream};
 use stormglass_server::kafka::GroupProtocol;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     cases::{self, NOT_ON_A_REAL_CLUSTER},
@@ -56,6 +56,9 @@ const OUTAGES: [&[&[&str]]; 2] = [
 
 /// How many cases run side by side: they mostly wait, but some do so against the clock.
 const AT_ONCE: usize = 12;
+
+/// No case takes so long, whatever it waits for.
+const TOO_LONG: Duration = Duration::from_secs(600);
 
 type Case = fn(Real) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -164,12 +167,15 @@ async fn run_on_a_cluster(lane: usize, batches: Vec<Vec<Run>>) -> Vec<Outcome> {
 async fn judge(run: Run, real: Real) -> Outcome {
     let begun = Instant::now();
     let outage = Arc::clone(&real.outage);
-    let verdict = AssertUnwindSafe((run.case)(real)).catch_unwind().await;
+    let verdict = timeout(TOO_LONG, AssertUnwindSafe((run.case)(real)).catch_unwind()).await;
     outage.leave();
-    let verdict = verdict.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
-    });
+    let verdict = match verdict {
+        Ok(ended) => ended.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+        }),
+        Err(_) => Err("it does not end".to_owned()),
+    };
     Outcome { run, took: begun.elapsed(), verdict }
 }
 
