@@ -149,6 +149,80 @@ async fn d14_a_killed_backend_ends_every_session_and_the_client_recovers() {
     session.rollback().await;
 }
 
+/// Writes one row in a transaction of its own.
+async fn write(client: &Client<Row>, sku: u32) -> Result<(), Failure> {
+    let mut session = client.begin().await?;
+    match session.execute(insert(sku, &"x".repeat(200))).await {
+        Ok(_) => session.commit().await,
+        Err(failure) => {
+            session.rollback().await;
+            Err(failure)
+        }
+    }
+}
+
+async fn kept(client: &Client<Row>, skus: std::ops::Range<u32>) -> usize {
+    let keys = skus.map(Key::Stock).collect();
+    let mut session = client.begin().await.expect("who cannot write can still read");
+    let lock = Statement::LockRows { table: "stock".to_owned(), keys };
+    let found = session.rows(lock).await.expect("locks need no new room");
+    session.rollback().await;
+    found.len()
+}
+
+/// F14. The rows lie on a small file system of their own, the log does not: without room for it the server stops.
+#[tokio::test]
+async fn f14_a_full_disk_refuses_and_what_was_acknowledged_stays() {
+    let Some((postgres, mut owner, client)) = start("full disk").await else { return };
+    postgres.shell("install -d -o postgres -m 700 /dev/shm/small").await;
+    run(&mut owner, "CREATE TABLESPACE small LOCATION '/dev/shm/small'").await;
+    run(&mut owner, "ALTER TABLE rows SET TABLESPACE small").await;
+    run(&mut owner, "ALTER INDEX rows_pkey SET TABLESPACE small").await;
+    write(&client, 0).await.expect("there is room");
+    postgres.shell("dd if=/dev/zero of=/dev/shm/ballast bs=4k 2> /dev/null || true").await;
+    let mut written = 1;
+    let refused = loop {
+        match write(&client, written).await {
+            Ok(()) => written += 1,
+            Err(failure) => break failure,
+        }
+        assert!(written < 1_000, "the disk does not fill up");
+    };
+    assert_eq!(refused, Failure::NotDone(Cause::DiskFull));
+    assert_eq!(refused.to_string(), "not done: server's disk is full", "what the log says at each attempt");
+    assert_eq!(write(&client, written).await, Err(Failure::NotDone(Cause::DiskFull)), "and again");
+    assert_eq!(kept(&client, 0..1_000).await, written as usize, "what was acknowledged, and no more");
+    postgres.shell("rm /dev/shm/ballast").await;
+    write(&client, written).await.expect("there is room again, and nobody was restarted");
+    assert_eq!(kept(&client, 0..1_000).await, written as usize + 1);
+}
+
+/// What an operator, or a cloud that sees a disk fill up, does to a primary.
+#[tokio::test]
+async fn a_primary_that_was_made_read_only_is_waited_for() {
+    let Some((_postgres, mut owner, client)) = start("read-only primary").await else { return };
+    write(&client, 0).await.expect("it takes writes");
+    run(&mut owner, "ALTER SYSTEM SET default_transaction_read_only = on").await;
+    run(&mut owner, "SELECT pg_reload_conf()").await;
+    let mut written = 1;
+    // The server's processes learn of the change one by one.
+    while write(&client, written)
+        .await
+        .map_err(|failure| assert_eq!(failure, Failure::NotDone(Cause::ReadOnly)))
+        .is_ok()
+    {
+        written += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    run(&mut owner, "ALTER SYSTEM RESET default_transaction_read_only").await;
+    run(&mut owner, "SELECT pg_reload_conf()").await;
+    while let Err(failure) = write(&client, written).await {
+        assert_eq!(failure, Failure::NotDone(Cause::ReadOnly));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(kept(&client, 0..1_000).await, written as usize + 1);
+}
+
 async fn run(on: &mut PgConnection, command: &'static str) {
     sqlx::raw_sql(AssertSqlSafe(command)).execute(on).await.expect(command);
 }

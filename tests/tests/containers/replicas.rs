@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions, PgConnection};
 use stormglass_runtime::{Cause, Database, Failure, Freshness, Reader, Statement, Versioned};
-use stormglass_server::postgres::{Client, Config, SilentNodes, Tables};
+use stormglass_server::{
+    commands::doctor,
+    postgres::{Client, Config, SilentNodes, Tables},
+    settings::{Settings, Sources},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -215,4 +219,82 @@ async fn an_old_primary_that_was_not_fenced_is_not_written_to() {
     told.expect("whoever says that silent nodes are no primary is believed").rollback().await;
     cluster.postgres.signal_replica("CONT").await;
     assert_eq!(left_on(&cluster.primary).await, lost, "the old primary was written to");
+}
+
+/// What the doctor says of PostgreSQL. Of Kafka and the parties outside there is nobody here.
+async fn diagnosis(cluster: &Cluster) -> Vec<String> {
+    let mut urls = Vec::new();
+    for node in [cluster.postgres.options().await, cluster.postgres.replica_options().await] {
+        urls.push(format!(
+            "postgres://shop:shop@{}:{}/postgres?sslmode=disable",
+            node.get_host(),
+            node.get_port()
+        ));
+    }
+    let flags = vec![
+        ("postgres.urls".to_owned(), urls.join(",")),
+        ("kafka.brokers".to_owned(), "127.0.0.1:1".to_owned()),
+        // This machine may be busy.
+        ("postgres.connect_timeout_ms".to_owned(), "10000".to_owned()),
+    ];
+    let settings = Settings::load(&Sources { flags, ..Sources::default() }).expect("valid settings");
+    let report = doctor::examine(&settings).await;
+    report.lines().into_iter().filter(|line| line.contains("PostgreSQL")).collect()
+}
+
+#[track_caller]
+fn says(lines: &[String], grade: &str, what: &str) {
+    let said = lines.iter().any(|line| line.starts_with(grade) && line.contains(what));
+    assert!(said, "no {grade} of {what:?} in\n{}", lines.join("\n"));
+}
+
+#[tokio::test]
+async fn a_doctor_says_what_a_cluster_is_and_what_it_lacks() {
+    let Some(cluster) = Cluster::start("doctor").await else { return };
+    let mut owner = cluster.postgres.connect().await;
+    sqlx::raw_sql(
+        "CREATE ROLE shop LOGIN PASSWORD 'shop';
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO shop",
+    )
+    .execute(&mut owner)
+    .await
+    .expect("the owner may");
+    cluster.replica_catches_up().await;
+    let lines = loop {
+        let lines = diagnosis(&cluster).await;
+        // The role reaches the replica last of all.
+        if !lines.iter().any(|line| line.contains("\"shop\"")) {
+            break lines;
+        }
+    };
+    says(&lines, "ok", "primary on timeline 1, version 15");
+    says(&lines, "ok", "replica on timeline 1, version 15");
+    says(&lines, "ok", "its clock and this host's agree");
+    says(&lines, "ok", "bytes behind the primary");
+    says(&lines, "ok", "migrations are this release's");
+    says(&lines, "ok", "the role may read and write its tables");
+    says(&lines, "warning", "commits do not wait for a replica");
+    assert!(!lines.iter().any(|line| line.starts_with("error")), "{}", lines.join("\n"));
+
+    sqlx::raw_sql(
+        "REVOKE DELETE ON outbox FROM shop;
+         DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations);
+         ALTER ROLE shop SET synchronous_commit = off",
+    )
+    .execute(&mut owner)
+    .await
+    .expect("the owner may");
+    let lines = diagnosis(&cluster).await;
+    says(&lines, "error", "the role lacks DELETE on outbox");
+    says(&lines, "error", "lacks migration");
+    says(&lines, "error", "synchronous_commit is off");
+    cluster.postgres.promote_replica().await;
+    let lines = diagnosis(&cluster).await;
+    says(&lines, "ok", "primary on timeline 2");
+    cluster.postgres.signal_replica("STOP").await;
+    let lines = diagnosis(&cluster).await;
+    says(&lines, "error", "does not answer within");
+    says(&lines, "error", "it may have been promoted");
+    says(&lines, "error", "migrations: nobody to ask");
+    cluster.postgres.signal_replica("CONT").await;
 }
