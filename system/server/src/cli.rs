@@ -227,23 +227,17 @@ fn shutdown_on_signal() -> Result<CancellationToken, Stop> {
     Ok(shutdown)
 }
 
-/// A task that cancels `shutdown` on SIGTERM or Ctrl-C, and ends the process on the second.
+/// A task that cancels `shutdown` on SIGTERM or Ctrl-C.
 fn cancel_on_signal(shutdown: CancellationToken) -> Result<impl Future<Output = ()>, Stop> {
     let failed = |error: std::io::Error| Stop::Internal(format!("no signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {
-        let mut told = async || {
-            tokio::select! {
-                biased;
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "Ctrl-C",
-            }
-        };
-        info!("{}: stops when what was begun is finished; a second signal stops it at once", told().await);
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("Ctrl-C"),
+        }
         shutdown.cancel();
-        let second = Stop::Undrained(told().await);
-        eprintln!("stormglass: {second}");
-        std::process::exit(second.exit_code().into());
     })
 }

@@ -23,9 +23,6 @@ pub enum Stop {
     /// A part of the process ended by itself.
     #[error("{0}")]
     Internal(String),
-    /// It was told to stop a second time while it drained: which signal it was.
-    #[error("{0} again: stopped at once; what was not finished is as safe as after a crash")]
-    Undrained(&'static str),
 }
 
 /// The exit codes, as `--help` shows them.
@@ -36,7 +33,6 @@ Exit codes:
   2   the command line or a setting makes no sense
   3   Kafka or PostgreSQL cannot be reached, or refuses the login
   4   what was named does not exist (a topic, a dead letter)
-  5   told to stop a second time, and did not drain
   70  a part of the process ended by itself; the log says which";
 
 impl Stop {
@@ -47,7 +43,6 @@ impl Stop {
             Stop::Usage(_) => 2,
             Stop::Unreachable(_) => 3,
             Stop::Missing(_) => 4,
-            Stop::Undrained(_) => 5,
             Stop::Internal(_) => 70,
         }
     }

@@ -5,7 +5,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -19,6 +19,8 @@ const LOOKS: usize = 600;
 struct Server {
     process: Child,
     address: String,
+    /// Kept open: it greets in several writes, and one that nobody can read would end it.
+    _greeting: BufReader<ChildStdout>,
 }
 
 impl Server {
@@ -29,9 +31,16 @@ impl Server {
             .spawn()
             .expect("the binary starts");
         let mut greeting = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut greeting).expect("it greets");
+        let mut stdout = BufReader::new(process.stdout.take().expect("piped"));
+        stdout.read_line(&mut greeting).expect("it greets");
         let address = greeting.split("http://").nth(1).and_then(|rest| rest.split(';').next());
-        Self { address: address.expect("the greeting names the address").to_owned(), process }
+        let address = address.expect("the greeting names the address").to_owned();
+        Self { address, process, _greeting: stdout }
+    }
+
+    fn terminate(&self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     }
 
     /// Sends a request; answers with head and body.
@@ -84,8 +93,7 @@ fn an_order_is_confirmed_and_sigterm_drains() {
     }
     assert!(server.ask("GET /livez", "").0.starts_with("HTTP/1.1 200"));
 
-    let id = server.process.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    server.terminate();
     let status = server.process.wait().expect("it ends");
     assert_eq!(status.code(), Some(0), "{status}");
 }
