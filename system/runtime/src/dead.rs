@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::{
     Cause, ConsumerName, Database, Failure, Headers, Pending, PendingChange, PendingId, Record, RowSet,
-    Session, Statement, Timestamp, Verdict, derive_id,
+    Session, Statement, TRACEPARENT, Timestamp, Verdict, derive_id,
     logic::{dead_letter_id, dead_letter_topic, storable},
     plan::Subject,
 };
@@ -44,9 +44,7 @@ impl Letter<'_> {
         headers.push("origin-bytes", record.value.len().to_string());
         headers.push("error", storable(self.error));
         headers.push("attempts", self.attempts.to_string());
-        if let Some(trace) = record.headers.get("traceparent") {
-            headers.push("traceparent", trace.clone());
-        }
+        headers.carry_trace(record.headers.get(TRACEPARENT));
         let mut room = limit;
         for (name, value) in &record.headers.0 {
             let name = format!("origin.{name}");

@@ -112,21 +112,38 @@ impl Emission {
         headers.push("ce_type", self.kind);
         headers.push("ce_time", time.rfc3339());
         headers.push("content-type", "application/json");
-        if let Some(trace) = trace {
-            headers.push("traceparent", trace.clone());
-        }
+        headers.carry_trace(trace);
         Record { topic: self.topic, key: Some(self.key), headers, value: self.data }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
+    use crate::TRACEPARENT;
 
     fn ordering_key(key: Vec<u8>) -> OrderingKey {
         let (topic, headers) = (Topic::from("events"), Headers::default());
         let record = Record { topic, key: Some(key.into()), headers, value: Bytes::new() };
         EventId(Uuid::nil()).ordering_key(&record)
+    }
+
+    #[rstest]
+    #[case::of_todays_version(55, true)]
+    #[case::longer_than_any(1 << 20, false)]
+    fn a_trace_is_carried_on(#[case] bytes: usize, #[case] carried: bool) {
+        let emission = Emission {
+            topic: Topic::from("events"),
+            key: Bytes::new(),
+            kind: "kind".to_owned(),
+            data: Bytes::new(),
+        };
+        let trace = Bytes::from(vec![b'0'; bytes]);
+        let record =
+            emission.into_record(&ConsumerName::from("test"), Uuid::nil(), Timestamp(0), Some(&trace));
+        assert_eq!(record.headers.get(TRACEPARENT).is_some(), carried);
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub use dead::{Audit, DEAD_LETTER, DISCARDED, DeadLetters};
 pub use event::{Emission, EventId, ORDERING_KEY_BYTES_MAX, derive_id};
 pub use failure::{Cause, Failure, Reason};
 pub use ports::{Clock, Entropy, Timestamp};
-pub use record::{ConsumerName, Delivered, Headers, Offset, OrderingKey, Partition, Position, Record, Topic};
+pub use record::{
+    ConsumerName, Delivered, Headers, Offset, OrderingKey, Partition, Position, Record, TRACEPARENT, Topic,
+};
 pub use relay::Relay;
 pub use rows::{Image, ImageKey, RowSet, Versioned, Violation};
 pub use service::{ActError, Context, Decision, IdempotencyKey, Next, Refusal, Rows, Service, Timer};

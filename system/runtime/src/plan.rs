@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     Context, Decision, Emission, EventId, NewPending, Next, OrderingKey, PendingChange, Position, Record,
-    Refusal, RowSet, Rows, Service, Timer, Timestamp, Verdict, dead, derive_id,
+    Refusal, RowSet, Rows, Service, TRACEPARENT, Timer, Timestamp, Verdict, dead, derive_id,
     logic::{Logic, storable},
 };
 
@@ -224,7 +224,7 @@ impl<'a, S: Service> Planner<'a, S> {
         let ordinal = (ordinal as u64).to_be_bytes();
         let cause = subject.event_id.0;
         let id = derive_id(kind, &[consumer.as_str().as_bytes(), cause.as_bytes(), &[turn as u8], &ordinal]);
-        let trace = subject.record.headers.get("traceparent");
+        let trace = subject.record.headers.get(TRACEPARENT);
         (id, emission.into_record(consumer, id, self.now, trace))
     }
 

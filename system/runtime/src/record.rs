@@ -104,6 +104,12 @@ impl fmt::Debug for Position {
     }
 }
 
+/// The header that carries a trace (W3C Trace Context).
+pub const TRACEPARENT: &str = "traceparent";
+
+/// No `traceparent` is longer: the first version of it takes 55 bytes, and later ones may append.
+const TRACEPARENT_BYTES_MAX: usize = 256;
+
 /// A record's headers, in order. Names may repeat; [`Headers::get`] gives the last one, as Kafka's clients do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Headers(pub Vec<(String, Bytes)>);
@@ -122,6 +128,14 @@ impl Headers {
     /// Adds a header at the end.
     pub fn push(&mut self, name: &str, value: impl Into<Bytes>) {
         self.0.push((name.to_owned(), value.into()));
+    }
+
+    /// Carries the trace of the cause on, unless it is too long to be one: a header from outside must not make a record
+    /// too large to be published or buried.
+    pub fn carry_trace(&mut self, trace: Option<&Bytes>) {
+        if let Some(trace) = trace.filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX) {
+            self.push(TRACEPARENT, trace.clone());
+        }
     }
 
     /// Bytes that the headers occupy on the wire, framing left out.

@@ -15,7 +15,7 @@ use axum::{
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
-use stormglass_runtime::{Cause, ConsumerName, Emission, Failure, derive_id};
+use stormglass_runtime::{Cause, ConsumerName, Emission, Failure, TRACEPARENT, derive_id};
 use uuid::Uuid;
 
 use super::{Gateway, Problem, Receipt, read, request};
@@ -91,7 +91,7 @@ async fn refuse_early(gateway: &Gateway, subject: &Subject, fingerprint: Fingerp
 }
 
 async fn publish(gateway: &Gateway, event: Emission, id: Uuid, headers: &HeaderMap) -> Result<(), Problem> {
-    let trace = headers.get("traceparent").map(|value| Bytes::copy_from_slice(value.as_bytes()));
+    let trace = headers.get(TRACEPARENT).map(|value| Bytes::copy_from_slice(value.as_bytes()));
     let record = event.into_record(&ConsumerName::from("gateway"), id, gateway.clock.now(), trace.as_ref());
     let publishing = gateway.producer.publish(vec![record]);
     let outcome = match tokio::time::timeout(gateway.limits.publish_time, publishing).await {
