@@ -3,10 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
@@ -31,11 +28,6 @@ impl Meters {
     pub fn counter(&self, name: &str, label: &str) -> Arc<AtomicU64> {
         let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(counters.entry((name.to_owned(), label.to_owned())).or_default())
-    }
-
-    /// What it stands at.
-    pub fn get(&self, name: &str, label: &str) -> u64 {
-        self.counter(name, label).load(Ordering::Relaxed)
     }
 }
 

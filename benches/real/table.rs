@@ -62,7 +62,7 @@ pub fn print_rounds(name: &str, rounds: &[Round]) {
     };
     let (events, transactions) =
         rounds.iter().fold((0, 0), |(e, t), round| (e + round.events, t + round.transactions));
-    let size = if transactions == 0 { String::new() } else { format!("{}", events / transactions) };
+    let size = events.checked_div(transactions).map(|size| size.to_string()).unwrap_or_default();
     println!(
         "  {name:<10} {:>8.0} {:>8.0} {:>8.0} /s   {:>6.1} {:>6.1} {:>6.1} µs   {size:>6}",
         rate.min,

@@ -85,14 +85,12 @@ pub async fn between(began: impl Fn() -> bool, ended: impl Fn() -> bool) -> Fall
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn until(holds: impl Fn() -> bool, asked: Instant) -> impl Future<Output = Fallible<()>> {
-    async move {
-        while !holds() {
-            if asked.elapsed() > PATIENCE {
-                return Err("a round does not end".into());
-            }
-            sleep(LOOK).await;
+async fn until(holds: impl Fn() -> bool, asked: Instant) -> Fallible<()> {
+    while !holds() {
+        if asked.elapsed() > PATIENCE {
+            return Err("a round does not end".into());
         }
-        Ok(())
+        sleep(LOOK).await;
     }
+    Ok(())
 }
