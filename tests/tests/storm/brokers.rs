@@ -120,7 +120,7 @@ fn request((name, test): (&str, &str), node: usize, ways: &[Way]) -> ContainerRe
         .with_label(engine::LABEL, test)
         .with_network(name)
         .with_container_name(host(node))
-        .with_startup_timeout(Duration::from_secs(300))
+        .with_startup_timeout(Duration::from_secs(900))
         .with_env_var("KAFKA_NODE_ID", (node + 1).to_string())
         .with_env_var("KAFKA_CONTROLLER_QUORUM_VOTERS", voters.join(","))
         .with_env_var("KAFKA_LISTENERS", format!("INTERNAL://:9092,CONTROLLER://:9093,{listeners}"))

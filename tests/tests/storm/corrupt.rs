@@ -3,9 +3,10 @@
 //! Each lie is told in the witnesses' own words (a change of a row, a record, a line of a ledger), so that what is shown
 //! to catch is the collecting code together with the invariant, not the invariant alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stormglass_chaos::{client, notifier, provider};
+use stormglass_orders::types::{OrderId, Tenant};
 use stormglass_runtime::Timestamp;
 use uuid::Uuid;
 
@@ -100,11 +101,26 @@ fn lose_order(records: &mut Records) -> Option<()> {
     Some(())
 }
 
+/// Whoever asked for the order, under its key, heard that it is refused.
 fn refuse_order(records: &mut Records) -> Option<()> {
     let order = an_accepted_order(records)?;
+    let is_this = |asked: &client::Asked| match asked {
+        client::Asked::Place { tenant, idempotency_key, .. } => {
+            Tenant::new(tenant).is_ok_and(|tenant| OrderId::derive(&tenant, idempotency_key).0 == order)
+        }
+        client::Asked::Cancel { .. } | client::Asked::Read { .. } | client::Asked::List { .. } => false,
+    };
+    let exchanges: BTreeSet<client::ExchangeId> = records
+        .clients
+        .iter()
+        .filter_map(|seen| match seen {
+            client::Observed::Sent { exchange, asked, .. } => is_this(asked).then_some(*exchange),
+            client::Observed::Answered { .. } => None,
+        })
+        .collect();
     for seen in &mut records.clients {
-        if let client::Observed::Answered { answer, .. } = seen
-            && *answer == (client::Answer::Accepted { order })
+        if let client::Observed::Answered { exchange, answer, .. } = seen
+            && exchanges.contains(exchange)
         {
             *answer = client::Answer::Refused { status: 422, problem: "invalid".to_owned() };
         }
@@ -119,40 +135,32 @@ fn effect_twice(records: &mut Records) -> Option<()> {
     Some(())
 }
 
-/// Two transactions that each take one event of the same key and partition, for the same consumer, trade places.
+/// Of two transactions in which a consumer took events of one key, the earlier one comes to lie behind the later one.
 fn reorder_key(records: &mut Records) -> Option<()> {
-    let key_at: BTreeMap<(u32, i64), &[u8]> = records
+    let keys: BTreeMap<String, &[u8]> = records
         .log
         .iter()
-        .filter(|logged| logged.position.partition.topic.as_str() == "orders")
-        .filter_map(|logged| {
-            let at = (logged.position.partition.index, logged.position.offset);
-            Some((at, logged.record.key.as_deref()?))
-        })
+        .filter_map(|logged| Some((logged.position.to_string(), logged.record.key.as_deref()?)))
         .collect();
-    let mut seen: BTreeMap<(String, &[u8]), (usize, usize)> = BTreeMap::new();
+    // What orders takes takes effect at once; what the others take may wait in the queue.
+    let taken_by_orders = |change: &RowChange| -> Option<String> {
+        let row = change.after.as_ref().filter(|row| text(row, "consumer") == Some("orders"))?;
+        Some(format!("{}@{}:{}", text(row, "topic")?, text(row, "partition")?, text(row, "offset")?))
+    };
+    let mut seen: BTreeMap<&[u8], usize> = BTreeMap::new();
+    let taken = records.transactions.iter().enumerate().flat_map(|(index, transaction)| {
+        let marks = transaction.changes.iter().filter(|change| change.table == "inbox");
+        marks.filter_map(taken_by_orders).map(move |place| (index, place))
+    });
     let mut pair = None;
-    'search: for (index, transaction) in records.transactions.iter().enumerate() {
-        for (place, change) in
-            transaction.changes.iter().enumerate().filter(|(_, change)| change.table == "inbox")
-        {
-            let Some(row) = change.after.as_ref() else { continue };
-            let at = (text(row, "partition")?.parse().ok()?, text(row, "offset")?.parse().ok()?);
-            let Some(key) = key_at.get(&at) else { continue };
-            let name = (text(row, "consumer")?.to_owned(), *key);
-            if name.0 != "orders" {
-                continue;
-            }
-            if let Some(first) = seen.insert(name, (index, place)).filter(|first| first.0 != index) {
-                pair = Some((first, (index, place)));
-                break 'search;
-            }
-        }
+    for (index, place) in taken {
+        let first = *seen.entry(keys.get(&place).copied()?).or_insert(index);
+        pair = pair.or((first != index).then_some((first, index)));
     }
     let (first, second) = pair?;
-    let earlier = records.transactions[first.0].changes[first.1].clone();
-    let later = std::mem::replace(&mut records.transactions[second.0].changes[second.1], earlier);
-    records.transactions[first.0].changes[first.1] = later;
+    let mut late = records.transactions.remove(first);
+    late.at = records.transactions[second - 1].at;
+    records.transactions.insert(second, late);
     Some(())
 }
 
@@ -197,7 +205,8 @@ fn lose_effect(records: &mut Records) -> Option<()> {
 }
 
 fn never_settle(records: &mut Records) -> Option<()> {
-    let is_deleted = |change: &RowChange| change.after.is_none();
+    let asks = |row: &Columns| text(row, "call").is_some();
+    let is_deleted = |change: &RowChange| change.after.is_none() && change.before.as_ref().is_some_and(asks);
     let (index, place) = find(records, "pending", is_deleted)?;
     records.transactions[index].changes.remove(place);
     Some(())
@@ -225,4 +234,15 @@ fn tell_twice(records: &mut Records) -> Option<()> {
     }
     records.notifier.push(again);
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::JUDGED;
+
+    #[test]
+    fn every_judged_invariant_has_a_lie_that_breaks_it() {
+        assert!(JUDGED.iter().all(|id| LIES.iter().any(|lie| lie.breaks == *id)));
+    }
 }

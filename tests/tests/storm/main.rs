@@ -2,14 +2,10 @@
 //! go wrong does. What is judged is what Kafka, PostgreSQL, the parties outside and the clients themselves have recorded,
 //! by the simulator's own invariants.
 //!
-//! `STORM_SEED`, `STORM_ORDERS` and `STORM_FAULTS` set the size. Seeded and repeatable in what is done, not in timing.
+//! `STORM_SEED`, `STORM_ORDERS` and `STORM_FAULTS` set the size, `STORM_BINARY` names another binary, `STORM_RECORDS` a
+//! file for what was collected. Seeded and repeatable in what is done, not in timing.
 
-#![expect(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test may panic and tell"
-)]
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
 mod account;
 mod brokers;
@@ -29,7 +25,7 @@ mod system;
 mod wal;
 mod way;
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use stormglass_chaos::client::{Answer, Observed};
 use stormglass_runtime::Clock;
@@ -58,6 +54,9 @@ async fn nothing_is_lost_doubled_reordered_or_stuck_in_a_storm_on_real_servers()
     tell(&format!("logs of the processes: {}", system.directory().display()));
     let mut account = Account::default();
     let records = weather(&mut system, size, &mut account).await;
+    if let Some(path) = std::env::var_os("STORM_RECORDS") {
+        std::fs::write(path, serde_json::to_vec(&records).unwrap()).expect("STORM_RECORDS can be written");
+    }
     let judged = records.judge(&JUDGED, |world| account.see(world));
     tell(&account.to_string());
     match judged {
@@ -143,6 +142,7 @@ async fn collect(system: &mut System, records: &mut Records, account: &mut Accou
     account.transactions = records.transactions.len();
 }
 
+/// Past the test harness, which would keep it to itself.
 fn tell(what: &str) {
-    eprintln!("storm: {what}");
+    std::io::stderr().write_all(format!("storm: {what}\n").as_bytes()).expect("standard error is open");
 }

@@ -24,22 +24,35 @@ use tokio::{
 
 /// How soon an ended process is started again, unless a fault says otherwise.
 const RESTART: Duration = Duration::from_millis(500);
+/// How long a process may take to serve, on a machine that is busy with starting all of them.
+const START: Duration = Duration::from_secs(120);
 /// How long a process may take to drain.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Builds the binary of production with the profile that `cargo test` uses, unless `STORMGLASS_BIN` names one.
+/// Builds the binary of production with the profile that this test was built with, unless `STORM_BINARY` names one.
 pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("STORMGLASS_BIN") {
+    if let Some(path) = std::env::var_os("STORM_BINARY") {
         return PathBuf::from(path);
     }
+    let test = std::env::current_exe().expect("this test is a file");
+    let profile = test.parent().and_then(Path::parent).expect("it lies in target/<profile>/deps");
+    let name = profile.file_name().and_then(|name| name.to_str()).expect("a profile has a name");
+    let name = if name == "debug" { "dev" } else { name };
     let done = std::process::Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "stormglass-server", "--bin", "stormglass"])
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            name,
+            "--package",
+            "stormglass-server",
+            "--bin",
+            "stormglass",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo runs");
     assert!(done.success(), "the binary of production does not build");
-    let test = std::env::current_exe().expect("this test is a file");
-    let profile = test.parent().and_then(Path::parent).expect("it lies in target/<profile>/deps");
     profile.join("stormglass")
 }
 
@@ -103,11 +116,12 @@ impl Process {
             }
         };
         let name = &self.recipe.name;
-        timeout(Duration::from_secs(60), ready).await.unwrap_or_else(|_| panic!("{name} does not start"));
+        timeout(START, ready).await.unwrap_or_else(|_| panic!("{name} does not start"));
     }
 
     /// kill −9; it comes back after `down`.
     pub async fn kill(&self, down: Duration) {
+        self.is_ready().await;
         self.scrape().await;
         self.shared.down_ms.store(u64::try_from(down.as_millis()).unwrap_or(0), Ordering::SeqCst);
         self.shared.is_expected.store(true, Ordering::SeqCst);
@@ -117,6 +131,7 @@ impl Process {
 
     /// SIGSTOP, and SIGCONT after `lasting`.
     pub async fn pause(&self, lasting: Duration) {
+        self.is_ready().await;
         self.signal("STOP");
         sleep(lasting).await;
         self.signal("CONT");

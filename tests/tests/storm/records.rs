@@ -108,8 +108,11 @@ impl Records {
             2,
             self.notifier.iter().map(|seen| (of_notifier(seen), Evidence::Notifier(seen.clone()))),
         );
-        let transactions: Vec<_> =
-            self.transactions.iter().map(|tx| Ok((tx.at, committed(tx)?))).collect::<Result<_, Unreadable>>()?;
+        let transactions: Vec<_> = self
+            .transactions
+            .iter()
+            .map(|tx| Ok((tx.at, committed(tx)?)))
+            .collect::<Result<_, Unreadable>>()?;
         heard.source(3, transactions.into_iter().map(|(at, seen)| (at, Evidence::Database(seen))));
         heard.source(4, self.clients.iter().map(|seen| (of_client(seen), Evidence::Client(seen.clone()))));
         heard.source(
