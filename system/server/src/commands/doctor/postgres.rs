@@ -156,7 +156,10 @@ async fn together(report: &mut Report, (names, mut told): (Vec<String>, Vec<Told
     let node = match primary::choose(&places, &Newest::default(), config.silent_nodes) {
         Ok(node) => node,
         Err(none) => {
-            report.error(format!("PostgreSQL: nowhere to write: {}", migrations::no_primary(none, &told, config)));
+            report.error(format!(
+                "PostgreSQL: nowhere to write: {}",
+                migrations::no_primary(none, &told, config)
+            ));
             for unasked in ["migrations", "permissions", "replication lag"] {
                 report.error(format!("PostgreSQL: {unasked}: nobody to ask, without a primary"));
             }
