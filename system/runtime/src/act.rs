@@ -82,11 +82,11 @@ pub(crate) async fn attempt<S: Service>(shared: Arc<Shared<S>>, job: Job) -> Fin
         Some(call) => match serde_json::from_slice(call) {
             Err(error) => Outcome::Unread(format!("the stored call cannot be read: {error}")),
             Ok(_) if !fits(&shared, &job) => Outcome::Abandoned,
-            Ok(Kept::Answered(call)) => match inquire(&shared, &job, call).await {
+            Ok(Kept::Answered(call)) => match inquire(&shared, &job, (call, job.epoch)).await {
                 Outcome::Closed => Outcome::Forgotten,
                 outcome => outcome,
             },
-            Ok(Kept::Asked(call)) if spent => inquire(&shared, &job, call).await,
+            Ok(Kept::Asked(call)) if spent => inquire_at_last(&shared, &job, call).await,
             Ok(Kept::Asked(call)) => match act(&shared, &job, call.clone()).await {
                 Outcome::Rejected(error) => doubt(&shared, &job, (call, error)).await,
                 outcome => outcome,
@@ -105,13 +105,13 @@ fn act_timeout<S: Service>(shared: &Shared<S>) -> Duration {
     ms(shared.config.act_timeout_ms)
 }
 
-fn idempotency_key<S: Service>(shared: &Shared<S>, job: &Job) -> IdempotencyKey {
-    IdempotencyKey::new(&shared.logic.consumer, job.event_id, job.epoch)
+fn idempotency_key<S: Service>(shared: &Shared<S>, job: &Job, epoch: u32) -> IdempotencyKey {
+    IdempotencyKey::new(&shared.logic.consumer, job.event_id, epoch)
 }
 
 async fn act<S: Service>(shared: &Shared<S>, job: &Job, call: S::Call) -> Outcome<S::Reply> {
     let began = Instant::now();
-    let acting = shared.logic.service.act(call, idempotency_key(shared, job));
+    let acting = shared.logic.service.act(call, idempotency_key(shared, job, job.epoch));
     let result = guarded(shared, acting).await;
     shared.logic.meters.act_seconds.record(began.elapsed().as_secs_f64());
     match result {
@@ -133,15 +133,29 @@ async fn doubt<S: Service>(
         // The next attempt is refused again, and asks then.
         return Outcome::Unknown(refused);
     }
-    match inquire(shared, job, call).await {
+    match inquire_at_last(shared, job, call).await {
         Outcome::Closed => Outcome::Rejected(refused),
         Outcome::Unanswered(error) => Outcome::Unknown(format!("{refused}; then {error}")),
         outcome => outcome,
     }
 }
 
-async fn inquire<S: Service>(shared: &Shared<S>, job: &Job, call: S::Call) -> Outcome<S::Reply> {
-    let asking = shared.logic.service.inquire(call, idempotency_key(shared, job));
+/// What is asked before an event dies: about its key, and about the next one. That was never used, unless this one failed
+/// for good before a failover, and the database lost the suffix that remembered it and what was done since.
+async fn inquire_at_last<S: Service>(shared: &Shared<S>, job: &Job, call: S::Call) -> Outcome<S::Reply> {
+    match inquire(shared, job, (call.clone(), job.epoch)).await {
+        Outcome::Closed if fits(shared, job) => inquire(shared, job, (call, job.epoch + 1)).await,
+        Outcome::Closed => Outcome::Unanswered("no time is left to ask about the next key".to_owned()),
+        outcome => outcome,
+    }
+}
+
+async fn inquire<S: Service>(
+    shared: &Shared<S>,
+    job: &Job,
+    (call, epoch): (S::Call, u32),
+) -> Outcome<S::Reply> {
+    let asking = shared.logic.service.inquire(call, idempotency_key(shared, job, epoch));
     match guarded(shared, asking).await {
         Ok(Some(reply)) => Outcome::Replied(reply),
         Ok(None) => Outcome::Closed,

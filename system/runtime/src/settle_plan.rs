@@ -200,8 +200,7 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
         match outcome {
             Outcome::Decide => self.decide(event),
             Outcome::Replied(reply) => self.conclude(event, reply),
-            // The last attempt too: the claim beyond the budget asks about the next key. It was never used, unless the
-            // database lost the suffix that remembered it, and with it the charge that was made under it.
+            // The last attempt too: no event dies before the claim beyond the budget has asked.
             Outcome::Failed(error) => self.retry(&error, epoch + 1),
             Outcome::Unknown(error) => self.retry(&error, epoch),
             Outcome::Rejected(error) => self.die(&error, (readable(event), Last::Failed)),
@@ -311,7 +310,8 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
         self.planner.bury(subject(self.pending), death);
         let (call, epoch) = match last {
             Last::Unasked => (None, self.pending.epoch),
-            Last::Failed => (None, self.pending.epoch + 1),
+            // Its key and the next one are closed.
+            Last::Failed => (None, self.pending.epoch + 2),
             Last::Answered => (self.answered_call(), self.pending.epoch),
         };
         let error = Some(storable(error));
