@@ -176,6 +176,7 @@ impl Cluster {
         let State::Open(txn) = &mut session.state else { return None };
         let execution = Execution {
             me: connection,
+            clock: self.now,
             store: &self.nodes[connection.node].store,
             txn,
             locks: &mut self.locks,
@@ -217,12 +218,26 @@ impl Cluster {
 
     /// Resumes those whose wait is over, and those whose wait that ends, until nobody can go on.
     pub(super) fn resume_woken(&mut self) {
+        self.restart_waits();
         while !self.woken.is_empty() {
             for connection in std::mem::take(&mut self.woken) {
                 let session = self.sessions.get_mut(&connection);
                 if let Some(running) = session.and_then(|session| session.running.take()) {
                     self.advance(connection, running);
                 }
+            }
+            self.restart_waits();
+        }
+    }
+
+    /// Timeouts count from when a session began to wait for whom it waits now.
+    fn restart_waits(&mut self) {
+        for connection in std::mem::take(&mut self.locks.moved_up) {
+            let running = self.sessions.get_mut(&connection).and_then(|session| session.running.as_mut());
+            if let Some(waiting) = running.and_then(|running| running.waiting.as_mut()) {
+                waiting.since = self.now;
+                waiting.deadlock_checked = false;
+                self.reset_timer(connection);
             }
         }
     }
@@ -294,7 +309,7 @@ impl Cluster {
     fn is_deadlocked(&self, connection: Connection) -> bool {
         let waits_for = |waiter: Connection| {
             let waiting = self.sessions.get(&waiter)?.running.as_ref()?.waiting.as_ref()?;
-            self.locks.blocker(&waiting.on)
+            self.locks.blocker(waiter, &waiting.on)
         };
         let mut at = waits_for(connection);
         // A path that enters a cycle which `connection` is not on never comes back: bounded by the sessions.

@@ -6,9 +6,10 @@
 //! that no longer satisfies the condition stays locked and unchanged. Rows that appeared meanwhile are not on the
 //! list. Statements that never wait ([`Planned::Answer`]) have no list.
 
-use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc};
+use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use stormglass_runtime::{Answer, ConsumerName, Image, Lease, Offset, PendingChange, Timestamp, Verdict};
+use uuid::Uuid;
 
 use super::{
     cluster::Disk,
@@ -29,6 +30,8 @@ const INDEX_ENTRY_BYTES_MAX: usize = 2_704;
 /// What a statement works on, while it works.
 pub(super) struct Execution<'a> {
     pub(super) me: Connection,
+    /// `clock_timestamp()`.
+    pub(super) clock: Timestamp,
     pub(super) store: &'a Store,
     pub(super) txn: &'a mut Transaction,
     pub(super) locks: &'a mut Locks,
@@ -78,9 +81,10 @@ pub(super) enum Edit {
         read: i64,
         body: String,
     },
-    Pending(PendingChange),
-    /// WHERE holder = asker OR expires_at <= now().
-    Lease(Lease),
+    /// Of the row as the statement saw it when it began.
+    Pending(PendingChange, Arc<Row>),
+    /// WHERE holder = asker OR expires_at <= clock_timestamp().
+    Lease(Uuid, Duration),
 }
 
 /// How a statement's answer is made from the rows it touched.
@@ -114,7 +118,7 @@ impl Execution<'_> {
         rows.map(|Keyed(key, row)| (key, &**row))
     }
 
-    /// The transaction's `now()`.
+    /// The transaction's `now()`: what columns have by default. Everything else goes by the clock.
     pub(super) fn now(&self) -> Timestamp {
         self.txn.started
     }
@@ -301,7 +305,7 @@ fn lock_and_edit(
 }
 
 /// The row after the edit (inner `None`: deleted), or `None` if its condition does not hold on the newest version.
-fn edited(on: &Execution<'_>, current: &Row, edit: &Edit) -> Result<Option<Option<Row>>, SqlError> {
+fn edited(on: &Execution<'_>, current: &Arc<Row>, edit: &Edit) -> Result<Option<Option<Row>>, SqlError> {
     Ok(match edit {
         Edit::Delete => Some(None),
         Edit::Move(offset) => Some(Some(Row::Position(*offset))),
@@ -310,11 +314,16 @@ fn edited(on: &Execution<'_>, current: &Row, edit: &Edit) -> Result<Option<Optio
             Some(Some(Row::Domain { body: body.clone(), version: read + 1 }))
         }
         Edit::Replace { .. } => None,
-        Edit::Pending(PendingChange::Delete(_)) => Some(None),
-        Edit::Pending(change) => {
-            current.pending().map(|row| Some(Row::Pending(Box::new(change_pending(row, change, on.now())))))
+        // Found by its place (`ctid`): another version lies elsewhere, where the statement's snapshot does not look.
+        Edit::Pending(_, seen) if !Arc::ptr_eq(current, seen) => None,
+        Edit::Pending(PendingChange::Delete(_), _) => Some(None),
+        Edit::Pending(change, _) => {
+            current.pending().map(|row| Some(Row::Pending(Box::new(change_pending(row, change, on.clock)))))
         }
-        Edit::Lease(wanted) => current.lease().and_then(|held| grant(held, wanted, on.now())),
+        Edit::Lease(holder, ttl) => {
+            let wanted = Lease { holder: *holder, epoch: 1, expires_at: on.clock.after(*ttl) };
+            current.lease().and_then(|held| grant(held, wanted, on.clock))
+        }
     })
 }
 
@@ -351,13 +360,13 @@ impl PendingRow {
 }
 
 /// The lease as `wanted` gets it, unless someone else holds it or it already is so.
-fn grant(held: &Lease, wanted: &Lease, now: Timestamp) -> Option<Option<Row>> {
+fn grant(held: &Lease, wanted: Lease, now: Timestamp) -> Option<Option<Row>> {
     let same_holder = held.holder == wanted.holder;
     if !same_holder && held.expires_at > now {
         return None;
     }
     let epoch = if same_holder { held.epoch } else { held.epoch + 1 };
-    let lease = Lease { epoch, ..wanted.clone() };
+    let lease = Lease { epoch, ..wanted };
     (lease != *held).then_some(Some(Row::Lease(lease)))
 }
 

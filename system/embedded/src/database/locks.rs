@@ -26,6 +26,8 @@ pub(super) struct Locks {
     rows: BTreeMap<RowKey, Lock>,
     held: BTreeMap<Connection, Vec<RowKey>>,
     ends: BTreeMap<Connection, Vec<Waiter>>,
+    /// Who became the first in a queue and still waits: for someone else than before, so its wait begins anew.
+    pub(super) moved_up: Vec<Connection>,
     /// How many waits there have been.
     waits: u64,
 }
@@ -90,7 +92,9 @@ impl Locks {
         match wait {
             Wait::Row(key) => {
                 if let Some(lock) = self.rows.get_mut(key) {
+                    let was_first = lock.queue.front().is_some_and(|first| first.session == me);
                     lock.queue.retain(|waiter| waiter.session != me);
+                    self.moved_up.extend(lock.queue.front().filter(|_| was_first).map(|first| first.session));
                 }
             }
             Wait::End(other) => {
@@ -101,10 +105,14 @@ impl Locks {
         }
     }
 
-    /// Whose transaction has to end before `wait` can.
-    pub(super) fn blocker(&self, wait: &Wait) -> Option<Connection> {
+    /// Whose transaction has to end before the wait of `me` can. Of those who queue for a row only the first waits for
+    /// its holder; the others wait for the first, as for PostgreSQL's lock on the tuple.
+    pub(super) fn blocker(&self, me: Connection, wait: &Wait) -> Option<Connection> {
         match wait {
-            Wait::Row(key) => self.rows.get(key).map(|lock| lock.holder),
+            Wait::Row(key) => self.rows.get(key).map(|lock| match lock.queue.front() {
+                Some(first) if first.session != me => first.session,
+                Some(_) | None => lock.holder,
+            }),
             Wait::End(other) => Some(*other),
         }
     }
@@ -138,6 +146,7 @@ impl Locks {
             Some(next) => {
                 lock.holder = next.session;
                 lock.written = false;
+                self.moved_up.extend(lock.queue.front().map(|first| first.session));
                 self.held.entry(next.session).or_default().push(key.clone());
                 Some(next)
             }

@@ -72,7 +72,6 @@ enum Task {
 
 #[derive(Clone, Debug, Default)]
 struct Open {
-    started: u64,
     own: BTreeMap<Name, Value>,
     locks: BTreeSet<Name>,
 }
@@ -146,7 +145,6 @@ impl Oracle {
     }
 
     fn perform_action(&mut self, session: usize, action: &Action) -> Vec<(usize, Reply)> {
-        let started = self.now;
         match action {
             Action::Pause => Vec::new(),
             Action::Commit => self.end(session, Reply::Committed),
@@ -154,27 +152,26 @@ impl Oracle {
             Action::Enqueue(key) => {
                 self.seq += 1;
                 let name = Name::Queued(*key, self.seq);
-                let open = self.open(session, started);
+                let open = self.open(session);
                 open.locks.insert(name.clone());
                 open.own.insert(name, Value(0, 0));
-                let due = open.started;
-                self.due.insert(self.seq, due);
+                self.due.insert(self.seq, self.now);
                 vec![(session, Reply::Seq(self.seq))]
             }
             Action::Claim(limit) => {
-                self.open(session, started);
+                self.open(session);
                 vec![(session, self.claim(session, usize::from(*limit)))]
             }
             Action::Lock(_) | Action::Set(..) | Action::Create(_) | Action::Take(_) => {
-                self.open(session, started);
+                self.open(session);
                 let work = self.work(session, action);
                 self.go_on(session, work, None)
             }
         }
     }
 
-    fn open(&mut self, session: usize, started: u64) -> &mut Open {
-        self.sessions.entry(session).or_insert_with(|| Open { started, ..Open::default() })
+    fn open(&mut self, session: usize) -> &mut Open {
+        self.sessions.entry(session).or_default()
     }
 
     /// Whoever has waited for the deadlock timeout looks once whether it waits for itself, and gives up if so.
@@ -191,7 +188,9 @@ impl Oracle {
             first.checked = true;
             let session = first.session;
             if self.is_deadlocked(session) {
-                self.waiting.retain(|waiting| waiting.session != session);
+                if let Some(at) = self.waiting.iter().position(|waiting| waiting.session == session) {
+                    self.leave(at);
+                }
                 replies.push((session, Reply::Deadlock));
                 replies.extend(self.drop_locks(session));
             }
@@ -218,7 +217,11 @@ impl Oracle {
         let waiting = self.waiting.iter().find(|waiting| waiting.session == session)?;
         match &waiting.blocked {
             Blocked::End(other) => Some(*other),
-            Blocked::Turn(name) => self.holder(name),
+            // Only the first in line waits for the holder; the others wait for the first.
+            Blocked::Turn(name) => match self.waiting.iter().find(|other| other.blocked == waiting.blocked) {
+                Some(first) if first.session != session => Some(first.session),
+                _ => self.holder(name),
+            },
         }
     }
 
@@ -340,9 +343,8 @@ impl Oracle {
                 heads.entry(*key).or_insert(*seq);
             }
         }
-        let started = self.sessions[&session].started;
         let mut order: Vec<_> = heads.into_iter().map(|(key, seq)| (self.due[&seq], seq, key)).collect();
-        order.retain(|(due, ..)| *due <= started);
+        order.retain(|(due, ..)| *due <= self.now);
         order.sort_unstable();
         let mut claimed = Vec::new();
         for (_, seq, key) in order {
@@ -375,7 +377,7 @@ impl Oracle {
         let mut replies = Vec::new();
         // From the front, again and again, until nobody can go on.
         while let Some(at) = (0..self.waiting.len()).find(|&at| self.can_go_on(at)) {
-            let Waiting { session, blocked, work, .. } = self.waiting.remove(at);
+            let Waiting { session, blocked, work, .. } = self.leave(at);
             let taken = match blocked {
                 Blocked::Turn(name) => Some(name),
                 Blocked::End(_) => None,
@@ -383,6 +385,17 @@ impl Oracle {
             replies.extend(self.go_on(session, work, taken));
         }
         replies
+    }
+
+    /// Takes a statement out of the line. Who was behind the first now waits for someone else, from now on.
+    fn leave(&mut self, at: usize) -> Waiting {
+        let left = self.waiting.remove(at);
+        let first = self.waiting[..at].iter().all(|ahead| ahead.blocked != left.blocked);
+        let next = self.waiting.iter_mut().find(|waiting| waiting.blocked == left.blocked);
+        if let (true, Blocked::Turn(_), Some(next)) = (first, &left.blocked, next) {
+            (next.since, next.checked) = (self.now, false);
+        }
+        left
     }
 
     fn can_go_on(&self, at: usize) -> bool {

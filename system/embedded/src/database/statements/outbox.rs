@@ -43,8 +43,8 @@ pub(super) fn delete(on: &Execution<'_>, mut seqs: Vec<i64>) -> Planned {
 /// INSERT … ON CONFLICT DO UPDATE … WHERE: inserts, else locks the row and takes it where the condition holds.
 pub(super) fn acquire_lease(on: &Execution<'_>, name: &str, holder: Uuid, ttl: Duration) -> Planned {
     let key = RowKey::Lease(name.into());
-    let lease = Lease { holder, epoch: 1, expires_at: on.now().after(ttl) };
+    let lease = Lease { holder, epoch: 1, expires_at: on.clock.after(ttl) };
     let steps =
-        [Step::Insert(key.clone(), Row::Lease(lease.clone())), Step::Edit(key.clone(), Edit::Lease(lease))];
+        [Step::Insert(key.clone(), Row::Lease(lease)), Step::Edit(key.clone(), Edit::Lease(holder, ttl))];
     Planned::Steps(Plan::new(steps, Finish::Lease(key)))
 }

@@ -35,7 +35,7 @@ pub(super) fn enqueue(
     consumer: &ConsumerName,
     rows: Vec<NewPending>,
 ) -> Result<Planned, SqlError> {
-    let now = on.now();
+    let now = on.clock;
     let mut seqs = Vec::with_capacity(rows.len());
     for new in rows {
         let id = PendingId { key: new.key, seq: on.sequences.pending.allocate() };
@@ -72,7 +72,7 @@ pub(super) struct Claiming {
 ///
 /// It waits for nobody, so nothing can change between its snapshot and its locks: the recheck is implied.
 pub(super) fn claim(on: &mut Execution<'_>, asked: &Claiming) -> Result<Planned, SqlError> {
-    let (now, store) = (on.now(), on.store);
+    let (now, store) = (on.clock, on.store);
     let (own, written) = own_heads(on, asked);
     let committed = store.heads(&asked.consumer, asked.after_death, now);
     let committed = committed.filter(|head| !written.contains(&head.key)).cloned();
@@ -129,11 +129,11 @@ pub(super) fn change(on: &Execution<'_>, consumer: &ConsumerName, changes: Vec<P
     for change in changes {
         let (PendingChange::Delete(id) | PendingChange::Update { id, .. }) = &change;
         let key = pending_key(consumer, id.clone());
-        if on.row(&key).is_some() {
-            wanted.entry(key).or_insert(change);
+        if let Some(seen) = on.row(&key).cloned() {
+            wanted.entry(key).or_insert(Edit::Pending(change, seen));
         }
     }
-    let steps = wanted.into_iter().map(|(key, change)| Step::Edit(key, Edit::Pending(change)));
+    let steps = wanted.into_iter().map(|(key, edit)| Step::Edit(key, edit));
     Planned::Steps(Plan::new(steps, Finish::Count))
 }
 

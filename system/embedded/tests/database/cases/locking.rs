@@ -185,6 +185,28 @@ pub async fn d10_a_deadlock_ends_after_its_timeout_with_one_victim(kind: &dyn Ki
     assert_eq!(sut.operator.leftovers().await, (0, 0));
 }
 
+pub async fn d10_who_waits_in_line_waits_for_the_first_in_line(kind: &dyn Kind) {
+    let sut = started(kind).await;
+    let (mut holder, mut other) = (sut.begin().await, sut.begin().await);
+    holder.execute(lock([1])).await.unwrap();
+    other.execute(lock([2])).await.unwrap();
+    // In line for 1: a bystander, then the other. Only the bystander waits for the holder itself.
+    let bystander = sut.start(sut.begin().await, lock([1])).await;
+    let other = sut.start(other, lock([1])).await;
+    let holder = sut.start(holder, lock([2])).await;
+    let (bystander, answer) = bystander.await.unwrap();
+    assert_eq!(answer, Err(Failure::NotDone(Cause::Deadlock)), "the cycle leads through it, and it looks first");
+    bystander.rollback().await;
+    // The other has moved up and waits anew, so that it is the holder who looks next.
+    let (holder, answer) = holder.await.unwrap();
+    assert_eq!(answer, Err(Failure::NotDone(Cause::Deadlock)));
+    holder.rollback().await;
+    let (other, answer) = sut.done(other).await;
+    assert_eq!(answer, Ok(Answer::Rows(vec![at(1, account(1, 100))])));
+    other.rollback().await;
+    assert_eq!(sut.operator.leftovers().await, (0, 0));
+}
+
 pub async fn a_statement_locks_in_order_of_keys_whatever_order_it_is_given(kind: &dyn Kind) {
     let sut = started(kind).await;
     let mut holder = sut.begin().await;

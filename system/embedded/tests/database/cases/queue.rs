@@ -168,6 +168,31 @@ pub async fn a_row_deleted_while_a_statement_waits_is_passed_over(kind: &dyn Kin
     assert_eq!(sut.operator.leftovers().await, (0, 0));
 }
 
+pub async fn what_became_due_after_a_transaction_began_is_claimed_in_it(kind: &dyn Kind) {
+    let sut = started(kind, vec![pending("a", 1)]).await;
+    let mut early = sut.begin().await;
+    early.execute(Statement::ReadOutbox { limit: 1 }).await.unwrap();
+    pause(50).await;
+    sut.run(enqueue(vec![pending("b", 2)])).await;
+    let rows = early.pending(claiming(1, 10, AfterDeath::Hold)).await.unwrap();
+    assert_eq!(events(&rows), [1, 2], "the queue goes by the clock, not by when the transaction began");
+    early.rollback().await;
+}
+
+pub async fn a_change_of_a_row_that_was_changed_meanwhile_is_passed_over(kind: &dyn Kind) {
+    let sut = started(kind, vec![pending("a", 1)]).await;
+    let mut first = sut.begin().await;
+    let rows = first.pending(claiming(1, 1, AfterDeath::Hold)).await.unwrap();
+    let second = sut.start(sut.begin().await, change(vec![changed(&rows[0], Verdict::Dead)])).await;
+    waits(&second);
+    first.commit().await.unwrap();
+    let (second, answer) = sut.done(second).await;
+    assert_eq!(answer, Ok(Answer::Count(0)), "only who has locked the row before knows what it changes");
+    second.commit().await.unwrap();
+    let row = sut.operator.tables().await.pending.into_values().next().unwrap();
+    assert_eq!((row.claim, row.dead_at), (Some(claim(1).id), None));
+}
+
 pub async fn a_claim_sees_the_rows_of_its_own_transaction(kind: &dyn Kind) {
     let sut = started(kind, vec![pending("b", 1), pending("b", 2)]).await;
     let mut session = sut.begin().await;
