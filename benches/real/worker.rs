@@ -1,7 +1,6 @@
 //! A round of the production worker: one member reads a whole log, until its counters say that all of it is done.
 
 use std::{
-    future::Future,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
