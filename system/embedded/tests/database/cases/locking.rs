@@ -195,7 +195,11 @@ pub async fn d10_who_waits_in_line_waits_for_the_first_in_line(kind: &dyn Kind) 
     let other = sut.start(other, lock([1])).await;
     let holder = sut.start(holder, lock([2])).await;
     let (bystander, answer) = bystander.await.unwrap();
-    assert_eq!(answer, Err(Failure::NotDone(Cause::Deadlock)), "the cycle leads through it, and it looks first");
+    assert_eq!(
+        answer,
+        Err(Failure::NotDone(Cause::Deadlock)),
+        "the cycle leads through it, and it looks first"
+    );
     bystander.rollback().await;
     // The other has moved up and waits anew, so that it is the holder who looks next.
     let (holder, answer) = holder.await.unwrap();
