@@ -2,7 +2,7 @@
 //! `payments` is another topic and another group for each. The client is production's; only what goes in and out of its
 //! ports is renamed. Groups of other names are a case's own anyway.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stormglass_runtime::{
@@ -11,6 +11,9 @@ use stormglass_runtime::{
 };
 
 use crate::cases::sut;
+
+/// How often a member tries to join before the case hears of it.
+const SUBSCRIBE_TRIES: usize = 10;
 
 /// What the topic and the group of one case are called in the cluster.
 #[derive(Debug)]
@@ -54,10 +57,18 @@ pub struct Renamed<T: ?Sized> {
 
 #[async_trait]
 impl<T: sut::Kafka + ?Sized> Broker for Renamed<T> {
+    /// A topic that was made a moment ago is not known to every broker yet, and brokers are slow while all cases begin.
     async fn subscribe(&self, group: &ConsumerName, topics: &[Topic]) -> Result<Box<dyn Consumer>, Failure> {
         let topics: Vec<Topic> = topics.iter().map(|topic| self.names.topic(topic)).collect();
-        let inner = self.inner.subscribe(&self.names.group(group), &topics).await?;
-        Ok(Box::new(Renamed { names: Arc::clone(&self.names), inner }))
+        let mut tries = SUBSCRIBE_TRIES;
+        loop {
+            tries -= 1;
+            match self.inner.subscribe(&self.names.group(group), &topics).await {
+                Ok(inner) => return Ok(Box::new(Renamed { names: Arc::clone(&self.names), inner })),
+                Err(failure) if tries == 0 => return Err(failure),
+                Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
     }
 
     async fn watermarks(&self, partition: &Partition) -> Result<Watermarks, Failure> {
