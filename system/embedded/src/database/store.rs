@@ -127,9 +127,9 @@ impl Store {
         places.map(|(consumer, _, _, id)| RowKey::Inbox(consumer.clone(), *id))
     }
 
-    /// When the oldest row of the outbox was written.
-    pub(super) fn oldest_written(&self) -> Option<Timestamp> {
-        self.written.first().map(|(at, _)| *at)
+    /// When the rows of the outbox were written, and their numbers, oldest first.
+    pub(super) fn written(&self) -> impl Iterator<Item = &(Timestamp, i64)> {
+        self.written.iter()
     }
 
     fn index(&mut self, key: &RowKey, before: Option<&Row>, after: Option<&Row>) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stormglass_runtime::{ConsumerName, InboxEntry, Partition, Position};
+use stormglass_runtime::{ConsumerName, InboxEntry, Partition, Position, Timestamp};
 
 use super::count;
 use crate::database::{
@@ -57,7 +57,9 @@ pub(super) fn take(on: &Execution<'_>, consumer: &ConsumerName, entries: Vec<Inb
 /// What lies below its log's start and was taken before the oldest row that the outbox still holds was written.
 pub(super) fn prune(on: &Execution<'_>, consumer: &ConsumerName, below: &[Position], limit: u32) -> Planned {
     let own_oldest = on.txn.writes.range(RowKey::outbox()).find_map(|(_, row)| written_at(row.as_deref()));
-    let oldest = on.store.oldest_written().into_iter().chain(own_oldest).min();
+    let is_there = |(_, seq): &&(Timestamp, i64)| on.row(&RowKey::Outbox(*seq)).is_some();
+    let oldest = on.store.written().find(is_there).map(|(at, _)| *at);
+    let oldest = oldest.into_iter().chain(own_oldest).min();
     let old = |key: &RowKey| match on.row(key).map(|row| &**row) {
         Some(Row::Inbox { taken_at, .. }) => oldest.is_none_or(|oldest| *taken_at < oldest),
         _ => false,
@@ -75,7 +77,7 @@ fn is_below(at: &Position, below: &[Position]) -> bool {
     below.iter().any(|below| below.partition == at.partition && at.offset < below.offset)
 }
 
-fn written_at(row: Option<&Row>) -> Option<stormglass_runtime::Timestamp> {
+fn written_at(row: Option<&Row>) -> Option<Timestamp> {
     match row {
         Some(Row::Outbox { written_at, .. }) => Some(*written_at),
         _ => None,

@@ -73,6 +73,7 @@ macro_rules! every_case {
             statements::positions_are_opened_once_and_move,
             statements::an_inbox_remembers_each_id_once_per_consumer,
             statements::the_inbox_is_pruned_below_the_log_and_behind_the_outbox,
+            statements::a_prune_does_not_see_outbox_rows_that_its_transaction_deleted,
             statements::a_lease_has_one_holder_and_its_epoch_grows_with_each_change,
             statements::outbox_rows_are_read_in_order_until_deleted,
             statements::a_scan_pages_by_key_text,

@@ -125,6 +125,21 @@ pub async fn the_inbox_is_pruned_below_the_log_and_behind_the_outbox(kind: &dyn 
     assert_eq!(sut.run(take([4, 5])).await, Answer::Fresh(vec![event(4)]));
 }
 
+pub async fn a_prune_does_not_see_outbox_rows_that_its_transaction_deleted(kind: &dyn Kind) {
+    let sut = kind.start(Config::default()).await;
+    sut.run(emit(&["older than the inbox"])).await;
+    pause(10).await;
+    sut.run(take([1])).await;
+    let prune =
+        || Statement::PruneInbox { consumer: consumer(), below: vec![partition(0).at(5)], limit: 10 };
+    assert_eq!(sut.run(prune()).await, Answer::Count(0));
+    let mut session = sut.begin().await;
+    let rows = session.outbox(Statement::ReadOutbox { limit: 1 }).await.unwrap();
+    assert_eq!(session.count(Statement::DeleteOutbox { seqs: vec![rows[0].seq] }).await, Ok(1));
+    assert_eq!(session.count(prune()).await, Ok(1));
+    session.commit().await.unwrap();
+}
+
 pub async fn a_lease_has_one_holder_and_its_epoch_grows_with_each_change(kind: &dyn Kind) {
     let sut = kind.start(Config::default()).await;
     let acquire = async |holder: u128| {
