@@ -26,6 +26,9 @@ pub const LABEL: &str = "stormglass.test";
 /// No run of the tests lasts this long: what is older was left by one that was killed.
 const ORPHANED_AFTER: Duration = Duration::from_secs(3_600);
 
+/// On a machine that is busy with other things.
+const STARTS_WITHIN: Duration = Duration::from_secs(300);
+
 /// A running PostgreSQL of a test's own, removed when this is dropped.
 pub struct Postgres {
     container: ContainerAsync<PostgresImage>,
@@ -37,6 +40,7 @@ pub async fn postgres(test: &str) -> Option<Postgres> {
     remove_orphans(&docker).await;
     let container = PostgresImage
         .with_label(LABEL, test)
+        .with_startup_timeout(STARTS_WITHIN)
         // As the first process of a container the server could not be stopped from inside.
         .with_host_config_modifier(|host| host.init = Some(true))
         .start()

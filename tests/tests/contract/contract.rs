@@ -139,10 +139,14 @@ fn document(lines: &[Line]) -> String {
 const HEAD: &str = "\
 # The contract
 
-Each line of [SEMANTICS](SEMANTICS.md) that is part of the model is a black-box case, and each case runs on three kinds of
-system: *embedded* (the state machine, called directly), *simulated* (the state machine behind the storm's hosts and
-network, without faults), and *real* (PostgreSQL 15, Kafka 4.1 in containers). `same` says that the case passes there; anything
-else is why that system cannot express it. `cargo test -p stormglass-tests contract` runs all of it, prints this table with what came
-of it, and fails if this file is stale.
+Each line of [SEMANTICS](SEMANTICS.md) that is part of the model is a black-box case, and each case runs on three kinds
+of system: *embedded* (the state machine, called directly), *simulated* (the state machine behind the storm's hosts and
+network, without faults), and *real* (PostgreSQL 15, Kafka 4.1 in containers). `same` says that the case passes there;
+anything else is why that system cannot express it.
+
+`cargo test -p stormglass-tests contract` runs all of it and prints this table with what came of it; it fails if this file
+is stale. It also runs random programs of two to four sessions, step by step on the model and on a real PostgreSQL, and
+compares answers, errors, who waits, who goes on, and the rows at the end (`CONTRACT_SCHEDULES`, `CONTRACT_SEED`).
+`tests/mutants/catch` plants mistakes in the state machines and shows that each is caught.
 
 ";

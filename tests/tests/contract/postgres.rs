@@ -135,6 +135,7 @@ impl PostgresOperator {
             application: config.application,
             transactions_max: config.pool_size,
             acquire_timeout: config.acquire_timeout,
+            connect_timeout: config.connect_timeout,
             lock_timeout: self.config.lock_timeout.unwrap_or(UNSET),
             statement_timeout: self.config.statement_timeout.unwrap_or(UNSET),
             idle_in_transaction_timeout: self.config.idle_in_transaction_session_timeout.unwrap_or(UNSET),
@@ -248,7 +249,7 @@ impl Operator for PostgresOperator {
 }
 
 /// Everything that is committed: as SQL tells it where it is simple, as the adapter reads it elsewhere.
-async fn snapshot(owner: &mut PgConnection, client: &dyn Both) -> Snapshot {
+pub async fn snapshot(owner: &mut PgConnection, client: &dyn Both) -> Snapshot {
     let mut tables = Snapshot::default();
     let positions: Vec<(String, String, i32, i64)> =
         rows(owner, "SELECT consumer, topic, partition, next FROM positions").await;
