@@ -301,7 +301,7 @@ impl Run<'_> {
             Ask::AcquireLease(holder, until) => Statement::AcquireLease {
                 name: "relay".to_owned(),
                 holder: Uuid::from_u128(u128::from(*holder)),
-                ttl: until.from_now(),
+                ttl: until.away(),
             },
             Ask::ReadOutbox(limit) => Statement::ReadOutbox { limit: *limit },
             Ask::DeleteOutbox(seqs) => Statement::DeleteOutbox { seqs: seqs.clone() },
@@ -379,7 +379,7 @@ impl Session<Row> for Refused {
 }
 
 impl When {
-    fn from_now(self) -> Duration {
+    fn away(self) -> Duration {
         match self {
             When::Now => Duration::ZERO,
             When::Tomorrow => Duration::from_secs(86_400),
@@ -390,7 +390,7 @@ impl When {
 impl Fate {
     fn due_in(self) -> Duration {
         match self {
-            Fate::Due(when) => when.from_now(),
+            Fate::Due(when) => when.away(),
             Fate::Claimed(_) | Fate::Dead => Duration::ZERO,
         }
     }
@@ -414,7 +414,7 @@ impl From<Death> for AfterDeath {
 }
 
 fn claim(until: When) -> Claim {
-    Claim { id: Uuid::from_u128(7), lease: until.from_now() }
+    Claim { id: Uuid::from_u128(7), lease: until.away() }
 }
 
 fn key_of(number: u8) -> stormglass_runtime::OrderingKey {
