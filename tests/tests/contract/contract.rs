@@ -42,6 +42,7 @@ const KAFKA: &str = "see contract_kafka";
 
 #[test]
 fn contract() {
+    let _alone = suite::alone();
     let (databases, brokers) = (database::cases(), broker::cases());
     let documented = lines(&databases, &brokers, None);
     table::every_line_is_accounted_for(&documented, WITHOUT_CASE);

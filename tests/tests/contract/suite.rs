@@ -1,6 +1,12 @@
 //! Running a list of cases on one kind of system, and what came of each.
 
-use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, pin::Pin};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use futures::FutureExt;
 
@@ -50,6 +56,12 @@ pub async fn verdict(running: Running) -> Result<(), String> {
 pub fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}
+
+/// Held by a test that must not have another of this suite beside it: cases about time want the machine for themselves.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs every case on simulated time inside this process.

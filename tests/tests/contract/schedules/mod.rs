@@ -17,7 +17,7 @@ use std::{io::Write, sync::Arc};
 
 use search::{Search, Settings};
 
-use crate::{engine, postgres::Real};
+use crate::{engine, postgres::Real, suite};
 
 /// Programs that run at once: they mostly wait.
 const LANES: usize = 12;
@@ -25,6 +25,7 @@ const LANES: usize = 12;
 /// `CONTRACT_SCHEDULES` says how many, `CONTRACT_SEED` which.
 #[test]
 fn contract_schedules() {
+    let _alone = suite::alone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime starts");
     let Some(postgres) = runtime.block_on(engine::postgres("database schedules")) else { return };
