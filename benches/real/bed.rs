@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
-    ClientConfig, Offset as KafkaOffset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     error::RDKafkaErrorCode as Code,
 };
@@ -20,10 +20,14 @@ use stormglass_server::{
     settings::{DatabaseUrl, Settings},
 };
 
+use tokio::time::sleep;
+
 use crate::{Fallible, Options, meters::Meters, servers::Servers};
 
 /// Records published at once while a log is filled.
 const CHUNK: u32 = 5_000;
+/// How often the cluster is asked whether a topic is as it was asked for.
+const SOON: Duration = Duration::from_millis(100);
 
 /// Servers and clients.
 pub struct Bed {
@@ -68,31 +72,24 @@ impl Bed {
         Ok(())
     }
 
-    /// Creates a topic, or grows it to so many partitions.
+    /// Creates a topic, in place of the one of this name if there is one.
     pub async fn topic(&self, name: &str, partitions: u32) -> Fallible<()> {
         let (admin, options) = (self.admin()?, AdminOptions::new());
         let topic = NewTopic::new(name, i32::try_from(partitions)?, TopicReplication::Fixed(1));
-        match admin.create_topics([&topic], &options).await?.first() {
-            Some(Err((_, Code::TopicAlreadyExists))) => {
-                let wanted = NewPartitions::new(name, partitions as usize);
-                admin.create_partitions([&wanted], &options).await?;
+        loop {
+            match admin.create_topics([&topic], &options).await?.first() {
+                Some(Err((_, Code::TopicAlreadyExists))) => {
+                    // It is gone some time after this answers, and may be asked for again until then.
+                    admin.delete_topics(&[name], &options).await?;
+                }
+                Some(Err((name, code))) => return Err(format!("topic {name}: {code}").into()),
+                Some(Ok(_)) | None => break,
             }
-            Some(Err((name, code))) => return Err(format!("topic {name}: {code}").into()),
-            Some(Ok(_)) | None => {}
+            sleep(SOON).await;
         }
-        while self.kafka.partitions(&Topic::from(name)).await.unwrap_or(0) < partitions {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        while self.kafka.partitions(&Topic::from(name)).await != Ok(partitions) {
+            sleep(SOON).await;
         }
-        Ok(())
-    }
-
-    /// Removes every record of a topic.
-    pub async fn empty(&self, name: &str, partitions: u32) -> Fallible<()> {
-        let mut list = TopicPartitionList::new();
-        for index in 0..partitions {
-            list.add_partition_offset(name, i32::try_from(index)?, KafkaOffset::End)?;
-        }
-        self.admin()?.delete_records(&list, &AdminOptions::new()).await?;
         Ok(())
     }
 

@@ -48,24 +48,22 @@ pub async fn orders(bed: &Bed) -> Fallible<()> {
 
 /// Few shelves that every transaction takes from.
 pub async fn inventory(bed: &Bed) -> Fallible<()> {
-    let source = placed(bed).await?;
+    let source = placed(bed, "bench-inventory").await?;
     print_head(&format!("inventory: {} orders of {HOT_SKUS} SKUs", source.events));
     rounds(bed, source, || Pair { raw: raw::inventory::Inventory, service: Inventory, done: TAKEN }).await
 }
 
 /// Every event goes through the queue.
 pub async fn payments(bed: &Bed) -> Fallible<()> {
-    let source = placed(bed).await?;
+    let source = placed(bed, "bench-payments").await?;
     let service = || Payments::new(Arc::new(Agreeable::default()));
     print_head(&format!("payments: {} charges through the queue", source.events));
     rounds(bed, source, || Pair { raw: raw::payments::Payments, service: service(), done: SETTLED }).await
 }
 
 /// A log on which orders are placed.
-async fn placed(bed: &Bed) -> Fallible<Source> {
-    let log = Log { topic: "bench-placed", partitions: PARTITIONS, count: bed.options.events };
-    bed.topic(log.topic, log.partitions).await?;
-    bed.empty(log.topic, log.partitions).await?;
+async fn placed(bed: &Bed, topic: &'static str) -> Fallible<Source> {
+    let log = Log { topic, partitions: PARTITIONS, count: bed.options.events };
     let events =
         bed.log(&log, |numbers| numbers.map(|number| order_placed(number, HOT_SKUS)).collect()).await?;
     Ok(Source { topic: log.topic, partitions: PARTITIONS, events })
@@ -117,7 +115,7 @@ pub async fn relay(bed: &Bed) -> Fallible<()> {
         bed.print_statements().await?;
     }
     print_both(&raws, &relays);
-    bed.empty(TOPIC, PARTITIONS).await
+    Ok(())
 }
 
 async fn fill_outbox(bed: &Bed) -> Fallible<()> {

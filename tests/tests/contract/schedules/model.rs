@@ -93,8 +93,7 @@ impl Side for Model {
     }
 
     async fn tables(&self) -> Snapshot {
-        let (open, locked) =
-            self.server.with(|cluster| (cluster.open_transactions(), cluster.held_locks()));
+        let (open, locked) = self.server.with(|cluster| (cluster.open_transactions(), cluster.held_locks()));
         assert_eq!((open, locked), (0, 0), "every transaction of {} has ended", consumer());
         self.server.with(|cluster| cluster.tables())
     }

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use stormglass_embedded::database::Snapshot;
 use stormglass_runtime::{
-    AfterDeath, Answer, Cause, Claim, Failure, InboxEntry, NewPending, PendingChange, PendingId,
-    Session, Statement, Timestamp, Verdict, Versioned,
+    AfterDeath, Answer, Cause, Claim, Failure, InboxEntry, NewPending, PendingChange, PendingId, Session,
+    Statement, Timestamp, Verdict, Versioned,
 };
 use tokio::{sync::Notify, task::JoinHandle};
 use uuid::Uuid;
@@ -292,7 +292,10 @@ impl Run<'_> {
                     row: row(*table, *number, *amount),
                     version: self.seen.get(&(session, numbered(*table, *number))).copied().unwrap_or(1),
                 };
-                Statement::UpdateRows { table: table_name(*table), rows: rows.iter().map(versioned).collect() }
+                Statement::UpdateRows {
+                    table: table_name(*table),
+                    rows: rows.iter().map(versioned).collect(),
+                }
             }
             Ask::Emit(count) => {
                 let values = 0..*count;

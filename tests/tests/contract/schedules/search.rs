@@ -113,7 +113,8 @@ impl Search {
                 continue;
             }
             let number = self.next.fetch_add(1, Ordering::SeqCst);
-            if number >= self.settings.schedules || self.account.lock().unwrap().differences.len() >= DIFFERENCES
+            if number >= self.settings.schedules
+                || self.account.lock().unwrap().differences.len() >= DIFFERENCES
             {
                 return;
             }
@@ -121,9 +122,13 @@ impl Search {
             let (expected, verdict) = compare(&tree.current());
             self.count(&expected, &verdict);
             if let Verdict::Different(observed) = verdict {
-                let (program, expected, observed) =
-                    shrink(&mut *tree, (expected, observed), &mut compare);
-                self.differ(&format!("schedule {number} of seed {}", self.settings.seed), &program, &expected, &observed);
+                let (program, expected, observed) = shrink(&mut *tree, (expected, observed), &mut compare);
+                self.differ(
+                    &format!("schedule {number} of seed {}", self.settings.seed),
+                    &program,
+                    &expected,
+                    &observed,
+                );
             }
         }
     }

@@ -130,8 +130,7 @@ pub async fn a_prune_does_not_see_outbox_rows_that_its_transaction_deleted(kind:
     sut.run(emit(&["older than the inbox"])).await;
     pause(10).await;
     sut.run(take([1])).await;
-    let prune =
-        || Statement::PruneInbox { consumer: consumer(), below: vec![partition(0).at(5)], limit: 10 };
+    let prune = || Statement::PruneInbox { consumer: consumer(), below: vec![partition(0).at(5)], limit: 10 };
     assert_eq!(sut.run(prune()).await, Answer::Count(0));
     let mut session = sut.begin().await;
     let rows = session.outbox(Statement::ReadOutbox { limit: 1 }).await.unwrap();
