@@ -192,6 +192,7 @@ fn statement_call<R: RowSet>(fate: &Fate, statement: &Statement<R>) -> PortCall 
         Statement::Enqueue { .. } => PortCall::new(fate, "enqueue", digest(statement)),
         Statement::Emit { .. } => PortCall::new(fate, "emit", digest(statement)),
         Statement::LockPending { .. } => PortCall::new(fate, "lock-pending", digest(statement)),
+        Statement::LockDead { .. } => PortCall::new(fate, "lock-dead", digest(statement)),
         Statement::ChangePending { .. } => PortCall::new(fate, "change-pending", digest(statement)),
         Statement::ReadDead { .. } => PortCall::polling(fate, "read-dead", digest(statement)),
         Statement::DeleteOutbox { .. } => PortCall::new(fate, "delete-outbox", digest(statement)),

@@ -4,7 +4,7 @@
 //! transaction, so the two never disagree (DESIGN G5). Redriving keeps the row's place in its key; discarding deletes
 //! it and leaves a record of who did it and why.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tracing::info;
@@ -145,27 +145,23 @@ impl<R: RowSet> DeadLetters<R> {
         .await
     }
 
-    /// Locks the keys, so that no settlement is at work on them, and changes what is still dead.
+    /// Locks what is still dead, and changes it. No settlement is at work on a dead row, and one that passes it over
+    /// comes before this change or finds the row alive.
     async fn change(
         &self,
         ids: &[PendingId],
         audit: &Audit,
         fate: impl Fn(&ConsumerName, &Pending) -> (PendingChange, Option<Record>) + Send,
     ) -> Result<u64, Failure> {
-        let wanted: BTreeSet<&PendingId> = ids.iter().collect();
-        let keys: BTreeSet<_> = ids.iter().map(|id| id.key.clone()).collect();
-        if keys.is_empty() {
+        if ids.is_empty() {
             return Ok(0);
         }
         let mut session = self.database.begin().await?;
-        let keys = keys.into_iter().collect();
-        let statement = Statement::LockPending { consumer: self.consumer.clone(), keys };
-        let locked = match session.pending(statement).await {
-            Ok(locked) => locked,
+        let statement = Statement::LockDead { consumer: self.consumer.clone(), ids: ids.to_vec() };
+        let dead = match session.pending(statement).await {
+            Ok(dead) => dead,
             Err(failure) => return abandon(session, failure).await,
         };
-        let dead: Vec<&Pending> =
-            locked.iter().filter(|row| row.dead_at.is_some() && wanted.contains(&row.id)).collect();
         let (changes, records): (Vec<_>, Vec<_>) = dead.iter().map(|row| fate(&self.consumer, row)).unzip();
         let records: Vec<Record> = records.into_iter().flatten().collect();
         if changes.is_empty() {

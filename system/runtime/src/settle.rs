@@ -1,6 +1,6 @@
 //! Settling: what was attempted takes effect, in one transaction with what becomes of its queue row.
 //!
-//! K locks all rows of the claimed keys first. If the head of a key is not the row that was claimed, or carries
+//! K locks the first rows of the claimed keys first. If the head of a key is not the row that was claimed, or carries
 //! another claim, somebody else has taken over (or our own COMMIT, whose answer was lost, has done it all): nothing of
 //! this attempt may take effect. Then the head is concluded and its followers are decided in order, until one asks or
 //! fails, so a key that waited drains in one transaction.
@@ -19,7 +19,7 @@ use crate::{
     act::{Finished, Outcome},
     logic::Decoded,
     plan::{Planner, ROUNDS, Tally},
-    settle_plan::{Care, KeyPlan, Next, plan_key},
+    settle_plan::{Care, KeyPlan, Next, ROWS_MAX, plan_key},
     shared::{Job, Shared},
     transact::{Transaction, lock_rows, write},
 };
@@ -169,7 +169,7 @@ impl<S: Service> Settlement<S> {
         Ok(Attempt::Ready(done))
     }
 
-    /// K: the queue rows of the claimed keys, by key, in `seq` order.
+    /// K: the first queue rows of the claimed keys, by key, in `seq` order.
     async fn lock_keys(
         &self,
         session: &mut Transaction<S::Row>,
@@ -178,7 +178,12 @@ impl<S: Service> Settlement<S> {
         let keys: BTreeSet<OrderingKey> =
             finished.iter().map(|finished| finished.job.id.key.clone()).collect();
         let consumer = self.shared.logic.consumer.clone();
-        let statement = Statement::LockPending { consumer, keys: keys.into_iter().collect() };
+        let statement = Statement::LockPending {
+            consumer,
+            keys: keys.into_iter().collect(),
+            limit: ROWS_MAX,
+            after_death: self.shared.logic.after_death,
+        };
         let mut queue: BTreeMap<OrderingKey, Vec<Pending>> = BTreeMap::new();
         for row in session.pending(statement).await? {
             queue.entry(row.id.key.clone()).or_default().push(row);

@@ -18,7 +18,10 @@ use crate::{
 };
 
 /// Followers decided in the transaction of their head at most; the next of them is then an ordinary head.
-const FOLLOWERS_MAX: usize = 100;
+const FOLLOWERS_MAX: u32 = 100;
+
+/// Rows of a key that a settlement has to see: its head, the followers, and whether there is one more.
+pub(crate) const ROWS_MAX: u32 = FOLLOWERS_MAX + 2;
 
 /// How careful to be, after the store rejected what was settled with less care.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +56,8 @@ impl Care {
 pub(crate) struct KeyPlan<'a, E> {
     pub job: &'a Job,
     pub rows: Vec<(&'a Pending, Decoded<E>)>,
-    /// Rows that are left for later.
-    pub left: usize,
+    /// Whether rows are left for later.
+    pub leaves: bool,
 }
 
 /// A row that was claimed anew.
@@ -82,7 +85,7 @@ impl<'a, E> KeyPlan<'a, E> {
         if head.id != job.id || head.claim != Some(job.claim) || head.dead_at.is_some() {
             return None;
         }
-        let followers = if *care == Care::Full { FOLLOWERS_MAX } else { 0 };
+        let followers = if *care == Care::Full { FOLLOWERS_MAX as usize } else { 0 };
         // A follower that has a call, was attempted before, or that somebody is at work on, is claimed when its time comes.
         let untouched = |row: &&Pending| {
             row.dead_at.is_none() && row.claim.is_none() && row.call.is_none() && row.attempts == 0
@@ -92,7 +95,7 @@ impl<'a, E> KeyPlan<'a, E> {
             .chain(alive.take_while(untouched).take(followers))
             .map(|row| (row, logic.decode(&row.record)))
             .collect();
-        Some(Self { job, left: all - rows.len(), rows })
+        Some(Self { job, leaves: all > rows.len(), rows })
     }
 }
 
@@ -127,7 +130,7 @@ pub(crate) fn plan_key<S: Service>(
             after: plan.job.id.clone(),
         }),
         End::Free => {
-            if plan.left > 0 {
+            if plan.leaves {
                 planner.due(Duration::ZERO);
             }
             None

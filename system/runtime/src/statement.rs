@@ -105,14 +105,26 @@ pub enum Statement<R: RowSet> {
         /// Whether a dead row is the head of its key (`Hold`) or is passed over (`Skip`).
         after_death: AfterDeath,
     },
-    /// Locks all rows of `keys`, ordered by key and `seq`. Answers `Pending`.
+    /// Locks the first rows of each of `keys`, ordered by key and `seq`. Answers `Pending`.
     LockPending {
         /// Whose queue.
         consumer: ConsumerName,
         /// Which keys.
         keys: Vec<OrderingKey>,
+        /// How many rows of each key at most: what waits behind a key may be any number.
+        limit: u32,
+        /// Whether dead rows are among them (`Hold`) or are passed over (`Skip`).
+        after_death: AfterDeath,
     },
-    /// Changes rows of the queue. Answers `Count`.
+    /// Locks those of `ids` that are dead letters, ordered by key and `seq`. Answers `Pending`.
+    LockDead {
+        /// Whose queue.
+        consumer: ConsumerName,
+        /// Which rows.
+        ids: Vec<PendingId>,
+    },
+    /// Changes rows of the queue, which the same transaction has locked before: one that was changed since this
+    /// statement began to look is passed over. Answers `Count`.
     ChangePending {
         /// Whose queue.
         consumer: ConsumerName,

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use stormglass_embedded::database::{ClientConfig, Config, Disk, Promotion, Replication, Snapshot};
 use stormglass_runtime::{
-    EventId, Image, Lease, OrderingKey, OutboxRow, Partition, Pending, Session, Statement, Timestamp,
-    Versioned,
+    AfterDeath, EventId, Image, Lease, OrderingKey, OutboxRow, Partition, Pending, Session, Statement,
+    Timestamp, Versioned,
 };
 use stormglass_server::postgres::{self, Client, Tables};
 use tokio::sync::Mutex;
@@ -296,7 +296,14 @@ async fn pending(owner: &mut PgConnection, client: &dyn Both, consumer: &str) ->
     let keys: Vec<Vec<u8>> = keys.bind(consumer).fetch_all(owner).await.expect("the table is there");
     let keys = keys.into_iter().map(|key| OrderingKey(key.into())).collect();
     let mut session = client.begin().await.expect("a connection is free");
-    let locked = session.pending(Statement::LockPending { consumer: consumer.into(), keys }).await;
+    let locked = session
+        .pending(Statement::LockPending {
+            consumer: consumer.into(),
+            keys,
+            limit: u32::MAX,
+            after_death: AfterDeath::Hold,
+        })
+        .await;
     session.rollback().await;
     locked.expect("nobody holds the queue")
 }

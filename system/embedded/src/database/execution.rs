@@ -67,8 +67,24 @@ pub(super) enum Step {
     Insert(RowKey, Row),
     /// SELECT … FOR NO KEY UPDATE.
     Lock(RowKey),
+    /// The same with a condition on a queue row, and LIMIT for each ordering key.
+    LockPending(RowKey, Wanted),
     /// UPDATE or DELETE.
     Edit(RowKey, Edit),
+}
+
+/// Which rows of a key a statement is after, and how many.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub(super) alive: bool,
+    pub(super) dead: bool,
+    pub(super) limit: usize,
+}
+
+impl Wanted {
+    pub(super) fn takes(self, row: &Row) -> bool {
+        row.pending().is_some_and(|row| if row.seen.dead_at.is_some() { self.dead } else { self.alive })
+    }
 }
 
 /// What becomes of a row, given its newest version.
@@ -197,6 +213,10 @@ impl Plan {
             let outcome = match step {
                 Step::Insert(key, row) => insert(on, key, row)?,
                 Step::Lock(key) => lock(on, key),
+                Step::LockPending(key, wanted) if self.has_enough(key, wanted.limit) => {
+                    Ok(Outcome::PassedOver)
+                }
+                Step::LockPending(key, wanted) => lock_pending(on, key, *wanted),
                 Step::Edit(key, edit) => lock_and_edit(on, key, edit)?,
             };
             match outcome {
@@ -209,6 +229,15 @@ impl Plan {
             }
         }
         Ok(Ok(self.answer(on)))
+    }
+
+    /// Whether so many rows of the ordering key of `key` were touched. Steps go by key.
+    fn has_enough(&self, key: &RowKey, limit: usize) -> bool {
+        let of_key = |touched: &&RowKey| {
+            matches!((touched, key),
+            (RowKey::Pending(_, one), RowKey::Pending(_, other)) if one.key == other.key)
+        };
+        self.touched.iter().rev().take_while(of_key).take(limit).count() == limit
     }
 
     fn answer(&self, on: &Execution<'_>) -> Answer<Image> {
@@ -249,7 +278,7 @@ impl Plan {
 impl Step {
     fn into_key(self) -> RowKey {
         match self {
-            Step::Insert(key, _) | Step::Lock(key) | Step::Edit(key, _) => key,
+            Step::Insert(key, _) | Step::Lock(key) | Step::LockPending(key, _) | Step::Edit(key, _) => key,
         }
     }
 }
@@ -283,6 +312,12 @@ fn lock(on: &mut Execution<'_>, key: &RowKey) -> Result<Outcome, Wait> {
         on.woken.extend(next);
     }
     Ok(Outcome::PassedOver)
+}
+
+/// A row that does not meet the condition any more when its turn comes stays locked.
+fn lock_pending(on: &mut Execution<'_>, key: &RowKey, wanted: Wanted) -> Result<Outcome, Wait> {
+    let outcome = lock(on, key)?;
+    Ok(if on.row(key).is_some_and(|row| wanted.takes(row)) { outcome } else { Outcome::PassedOver })
 }
 
 fn lock_and_edit(

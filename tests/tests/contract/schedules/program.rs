@@ -49,7 +49,9 @@ pub enum Ask {
     Enqueue(Vec<(u8, Fate)>),
     Emit(u8),
     Claim(u32, When, Death),
-    LockPending(Vec<u8>),
+    LockPending(Vec<u8>, u32, Death),
+    /// The rows that were enqueued as these.
+    LockDead(Vec<u8>),
     /// What becomes of the row that was enqueued as this one; `None` deletes it.
     ChangePending(Vec<(u8, Option<Fate>)>),
     ReadDead(u32),
@@ -169,7 +171,8 @@ fn queue() -> impl Strategy<Value = Ask> {
         1 => (vec(0..3u8, 1..3), death()).prop_map(|(keys, death)| Ask::BlockedKeys(keys, death)),
         2 => vec((0..3u8, fate()), 1..3).prop_map(Ask::Enqueue),
         4 => (1..4u32, when(), death()).prop_map(|(limit, until, death)| Ask::Claim(limit, until, death)),
-        3 => vec(0..3u8, 1..3).prop_map(Ask::LockPending),
+        3 => (vec(0..3u8, 1..3), 1..4u32, death()).prop_map(|(keys, limit, death)| Ask::LockPending(keys, limit, death)),
+        1 => vec(0..6u8, 1..3).prop_map(Ask::LockDead),
         3 => vec(change, 1..3).prop_map(Ask::ChangePending),
         1 => (1..4u32).prop_map(Ask::ReadDead),
     ]

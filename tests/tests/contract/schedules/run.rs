@@ -311,7 +311,8 @@ impl Run<'_> {
             Ask::BlockedKeys(..)
             | Ask::Enqueue(_)
             | Ask::Claim(..)
-            | Ask::LockPending(_)
+            | Ask::LockPending(..)
+            | Ask::LockDead(_)
             | Ask::ChangePending(_)
             | Ask::ReadDead(_) => self.queue_statement(ask),
         }
@@ -340,7 +341,16 @@ impl Run<'_> {
                 limit: *limit,
                 after_death: (*death).into(),
             },
-            Ask::LockPending(of) => Statement::LockPending { consumer, keys: keys(of) },
+            Ask::LockPending(of, limit, death) => Statement::LockPending {
+                consumer,
+                keys: keys(of),
+                limit: *limit,
+                after_death: (*death).into(),
+            },
+            Ask::LockDead(of) => {
+                let id = |of: &u8| self.enqueued[usize::from(*of) % self.enqueued.len()].clone();
+                Statement::LockDead { consumer, ids: of.iter().map(id).collect() }
+            }
             Ask::ReadDead(limit) => Statement::ReadDead { consumer, limit: *limit },
             Ask::ChangePending(changes) => {
                 let change = |(of, fate): &(u8, Option<Fate>)| {

@@ -59,7 +59,10 @@ pub(super) fn erased<R: RowSet>(statement: Statement<R>) -> Result<Statement<Ima
         Statement::Claim { consumer, claim, limit, after_death } => {
             Statement::Claim { consumer, claim, limit, after_death }
         }
-        Statement::LockPending { consumer, keys } => Statement::LockPending { consumer, keys },
+        Statement::LockPending { consumer, keys, limit, after_death } => {
+            Statement::LockPending { consumer, keys, limit, after_death }
+        }
+        Statement::LockDead { consumer, ids } => Statement::LockDead { consumer, ids },
         Statement::ChangePending { consumer, changes } => Statement::ChangePending { consumer, changes },
         Statement::ReadDead { consumer, limit } => Statement::ReadDead { consumer, limit },
         Statement::AcquireLease { name, holder, ttl } => Statement::AcquireLease { name, holder, ttl },

@@ -31,6 +31,7 @@ pub(super) fn only_reads(statement: &Statement<Image>) -> bool {
         | Statement::Emit { .. }
         | Statement::Claim { .. }
         | Statement::LockPending { .. }
+        | Statement::LockDead { .. }
         | Statement::ChangePending { .. }
         | Statement::AcquireLease { .. }
         | Statement::DeleteOutbox { .. }
@@ -61,7 +62,10 @@ pub(super) fn plan(on: &mut Execution<'_>, statement: Statement<Image>) -> Resul
         Statement::Claim { consumer, claim, limit, after_death } => {
             queue::claim(on, &queue::Claiming { consumer, claim, limit, after_death })
         }
-        Statement::LockPending { consumer, keys } => Ok(queue::lock(on, &consumer, keys)),
+        Statement::LockPending { consumer, keys, limit, after_death } => {
+            Ok(queue::lock(on, &consumer, queue::Locking { keys, limit, after_death }))
+        }
+        Statement::LockDead { consumer, ids } => Ok(queue::lock_dead(on, &consumer, ids)),
         Statement::ChangePending { consumer, changes } => Ok(queue::change(on, &consumer, changes)),
         Statement::ReadDead { consumer, limit } => Ok(queue::read_dead(on, &consumer, limit)),
         Statement::AcquireLease { name, holder, ttl } => Ok(outbox::acquire_lease(on, &name, holder, ttl)),

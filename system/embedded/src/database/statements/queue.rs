@@ -8,7 +8,7 @@ use stormglass_runtime::{
 
 use super::count;
 use crate::database::{
-    execution::{Edit, Execution, Finish, Plan, Planned, Step, pending_key},
+    execution::{Edit, Execution, Finish, Plan, Planned, Step, Wanted, pending_key},
     request::SqlError,
     rows::{PendingRow, Row, RowKey},
     store::{Head, claimable, merged},
@@ -115,12 +115,31 @@ fn own_pending<'a>(on: &'a Execution<'_>, consumer: &'a ConsumerName) -> impl It
     })
 }
 
-pub(super) fn lock(on: &Execution<'_>, consumer: &ConsumerName, mut keys: Vec<OrderingKey>) -> Planned {
+/// The parameters of a lock on the first rows of keys.
+pub(super) struct Locking {
+    pub(super) keys: Vec<OrderingKey>,
+    pub(super) limit: u32,
+    pub(super) after_death: AfterDeath,
+}
+
+pub(super) fn lock(on: &Execution<'_>, consumer: &ConsumerName, asked: Locking) -> Planned {
+    let Locking { mut keys, limit, after_death } = asked;
     keys.sort_unstable();
     keys.dedup();
+    let wanted = Wanted { alive: true, dead: after_death == AfterDeath::Hold, limit: count(limit) };
     let rows = keys.iter().flat_map(|key| on.range(RowKey::pending_of(consumer, key)));
-    let steps = rows.map(|(key, _)| Step::Lock(key.clone()));
+    let steps =
+        rows.filter(|(_, row)| wanted.takes(row)).map(|(key, _)| Step::LockPending(key.clone(), wanted));
     Planned::Steps(Plan::new(steps, Finish::Pending))
+}
+
+pub(super) fn lock_dead(on: &Execution<'_>, consumer: &ConsumerName, mut ids: Vec<PendingId>) -> Planned {
+    ids.sort_unstable();
+    ids.dedup();
+    let wanted = Wanted { alive: false, dead: true, limit: ids.len() };
+    let keys = ids.into_iter().map(|id| pending_key(consumer, id));
+    let steps = keys.filter(|key| on.row(key).is_some_and(|row| wanted.takes(row)));
+    Planned::Steps(Plan::new(steps.map(|key| Step::LockPending(key, wanted)), Finish::Pending))
 }
 
 /// Goes by key and `seq`; of two changes to one row the first counts.

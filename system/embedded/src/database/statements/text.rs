@@ -45,6 +45,7 @@ pub(super) fn check(statement: &Statement<Image>) -> Result<(), SqlError> {
         Statement::BlockedKeys { consumer, .. }
         | Statement::Claim { consumer, .. }
         | Statement::LockPending { consumer, .. }
+        | Statement::LockDead { consumer, .. }
         | Statement::ReadDead { consumer, .. } => plain(consumer.as_str()),
         Statement::ReadOutbox { .. } | Statement::DeleteOutbox { .. } => Ok(()),
     }

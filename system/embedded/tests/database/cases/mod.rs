@@ -44,6 +44,8 @@ macro_rules! every_case {
             queue::a_change_of_a_row_that_was_changed_meanwhile_is_passed_over,
             queue::a_claim_sees_the_rows_of_its_own_transaction,
             queue::a_row_deleted_while_a_statement_waits_is_passed_over,
+            queue::a_lock_takes_the_first_rows_of_each_key_and_leaves_the_rest_free,
+            queue::only_dead_letters_are_locked_as_dead_letters,
             sessions::d13_lock_timeout_ends_the_wait,
             sessions::d13_statement_timeout_ends_the_statement,
             sessions::d13_idle_in_transaction_ends_the_session,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use stormglass_embedded::database::Config;
-use stormglass_runtime::{AfterDeath, Answer, NewPending, Pending, PendingChange, Statement, Verdict};
+use stormglass_runtime::{
+    AfterDeath, Answer, NewPending, Pending, PendingChange, PendingId, Statement, Verdict,
+};
 
 use super::{
     domain::Row,
@@ -41,6 +43,10 @@ fn change(changes: Vec<PendingChange>) -> Statement<Row> {
     Statement::ChangePending { consumer: consumer(), changes }
 }
 
+fn locking(of: &str, limit: u32, after_death: AfterDeath) -> Statement<Row> {
+    Statement::LockPending { consumer: consumer(), keys: vec![key(of)], limit, after_death }
+}
+
 async fn started(kind: &dyn Kind, rows: Vec<NewPending>) -> Sut {
     let sut = kind.start(Config::default()).await;
     sut.run(enqueue(rows)).await;
@@ -64,9 +70,7 @@ pub async fn d8_claims_are_disjoint_and_a_rollback_requeues(kind: &dyn Kind) {
 pub async fn d8_a_claim_never_takes_a_follower_of_a_locked_head(kind: &dyn Kind) {
     let sut = started(kind, vec![pending("a", 1), pending("a", 2), pending("b", 3)]).await;
     let mut settling = sut.begin().await;
-    let locked =
-        settling.pending(Statement::LockPending { consumer: consumer(), keys: vec![key("a")] }).await;
-    let locked = locked.unwrap();
+    let locked = settling.pending(locking("a", 10, AfterDeath::Hold)).await.unwrap();
     settling.execute(change(vec![PendingChange::Delete(locked[0].id.clone())])).await.unwrap();
     assert_eq!(events(&claimed(&sut, 1, AfterDeath::Hold).await), [3]);
     settling.commit().await.unwrap();
@@ -106,12 +110,11 @@ pub async fn hold_blocks_behind_a_dead_row_and_skip_passes_it_over(kind: &dyn Ki
     assert_eq!(sut.run(blocked(AfterDeath::Hold)).await, Answer::Keys(vec![key("a"), key("b")]));
     assert_eq!(events(&claimed(&sut, 1, AfterDeath::Hold).await), [3]);
     assert_eq!(events(&claimed(&sut, 2, AfterDeath::Skip).await), [2]);
-    let Answer::Pending(rows) =
-        sut.run(Statement::LockPending { consumer: consumer(), keys: vec![key("a")] }).await
-    else {
+    let Answer::Pending(rows) = sut.run(locking("a", 10, AfterDeath::Hold)).await else {
         panic!("LockPending answers Pending")
     };
     assert_eq!(events(&rows), [1, 2]);
+    assert_eq!(sut.run(locking("a", 10, AfterDeath::Skip)).await, Answer::Pending(vec![rows[1].clone()]));
     sut.run(change(vec![PendingChange::Delete(rows[1].id.clone())])).await;
     assert_eq!(sut.run(blocked(AfterDeath::Hold)).await, Answer::Keys(vec![key("a"), key("b")]));
     assert_eq!(sut.run(blocked(AfterDeath::Skip)).await, Answer::Keys(vec![key("b")]));
@@ -150,11 +153,11 @@ pub async fn a_redriven_dead_letter_is_the_head_again_and_a_discarded_one_is_gon
 
 pub async fn a_row_deleted_while_a_statement_waits_is_passed_over(kind: &dyn Kind) {
     let sut = started(kind, vec![pending("a", 1), pending("a", 2)]).await;
-    let locking = || Statement::LockPending { consumer: consumer(), keys: vec![key("a")] };
     let mut first = sut.begin().await;
-    let rows = first.pending(locking()).await.unwrap();
+    let rows = first.pending(locking("a", 10, AfterDeath::Hold)).await.unwrap();
     first.execute(change(vec![PendingChange::Delete(rows[0].id.clone())])).await.unwrap();
-    let second = sut.start(sut.begin().await, locking()).await;
+    // The one row it is to lock is then the next.
+    let second = sut.start(sut.begin().await, locking("a", 1, AfterDeath::Hold)).await;
     let third = sut.start(sut.begin().await, change(vec![PendingChange::Delete(rows[0].id.clone())])).await;
     waits(&second);
     waits(&third);
@@ -164,6 +167,52 @@ pub async fn a_row_deleted_while_a_statement_waits_is_passed_over(kind: &dyn Kin
     let (second, answer) = sut.done(second).await;
     assert_eq!(answer, Ok(Answer::Pending(vec![rows[1].clone()])));
     third.rollback().await;
+    second.rollback().await;
+    assert_eq!(sut.operator.leftovers().await, (0, 0));
+}
+
+pub async fn a_lock_takes_the_first_rows_of_each_key_and_leaves_the_rest_free(kind: &dyn Kind) {
+    let rows = vec![pending("a", 1), pending("b", 2), pending("a", 3), pending("a", 4)];
+    let sut = started(kind, rows).await;
+    let both = |limit| Statement::LockPending {
+        consumer: consumer(),
+        keys: vec![key("b"), key("a"), key("b")],
+        limit,
+        after_death: AfterDeath::Hold,
+    };
+    let Answer::Pending(all) = sut.run(both(10)).await else { panic!("LockPending answers Pending") };
+    assert_eq!(events(&all), [1, 3, 4, 2]);
+    let mut first = sut.begin().await;
+    assert_eq!(events(&first.pending(both(2)).await.unwrap()), [1, 3, 2]);
+    let delete = |row: &Pending| change(vec![PendingChange::Delete(row.id.clone())]);
+    assert_eq!(sut.run(delete(&all[2])).await, Answer::Count(1), "nobody holds the third");
+    let second = sut.start(sut.begin().await, delete(&all[1])).await;
+    waits(&second);
+    first.rollback().await;
+    let (second, answer) = sut.done(second).await;
+    assert_eq!(answer, Ok(Answer::Count(1)));
+    second.commit().await.unwrap();
+}
+
+pub async fn only_dead_letters_are_locked_as_dead_letters(kind: &dyn Kind) {
+    let dead = |of, number| NewPending { verdict: Verdict::Dead, ..pending(of, number) };
+    let sut = started(kind, vec![dead("b", 1), pending("a", 2), dead("a", 3), dead("a", 4)]).await;
+    let mut ids: Vec<PendingId> =
+        sut.operator.tables().await.pending.into_values().map(|row| row.id).collect();
+    ids.reverse();
+    ids.push(PendingId { key: key("nobody"), seq: 1 });
+    let letters = || Statement::LockDead { consumer: consumer(), ids: ids.clone() };
+    let mut first = sut.begin().await;
+    let rows = first.pending(letters()).await.unwrap();
+    assert_eq!(events(&rows), [3, 4, 1]);
+    // One is redriven, one discarded: who waited for them has only the third.
+    let changes = vec![changed(&rows[0], Verdict::Waiting), PendingChange::Delete(rows[1].id.clone())];
+    first.execute(change(changes)).await.unwrap();
+    let second = sut.start(sut.begin().await, letters()).await;
+    waits(&second);
+    first.commit().await.unwrap();
+    let (second, answer) = sut.done(second).await;
+    assert_eq!(answer, Ok(Answer::Pending(vec![rows[2].clone()])));
     second.rollback().await;
     assert_eq!(sut.operator.leftovers().await, (0, 0));
 }

@@ -7,7 +7,8 @@ FROM unnest($2::bytea[]) AS asked (key)
 CROSS JOIN LATERAL (
     SELECT *
     FROM pending p
-    WHERE p.consumer = $1 AND p.key = asked.key
+    WHERE p.consumer = $1 AND p.key = asked.key AND ($4 OR p.dead_at IS NULL)
     ORDER BY p.seq
+    LIMIT $3
     FOR NO KEY UPDATE
 ) AS p

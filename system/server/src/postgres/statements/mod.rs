@@ -69,8 +69,12 @@ impl<R: RowSet> Vocabulary<R> {
                 let asked = queue::Claiming { consumer, claim, limit, after_death };
                 queue::claim(on, &asked).await.map(Answer::Pending)
             }
-            Statement::LockPending { consumer, keys } => {
-                queue::lock(on, &consumer, keys).await.map(Answer::Pending)
+            Statement::LockPending { consumer, keys, limit, after_death } => {
+                let asked = queue::Locking { consumer, keys, limit, after_death };
+                queue::lock(on, asked).await.map(Answer::Pending)
+            }
+            Statement::LockDead { consumer, ids } => {
+                queue::lock_dead(on, &consumer, ids).await.map(Answer::Pending)
             }
             Statement::ChangePending { consumer, changes } => {
                 queue::change(on, &consumer, &changes).await.map(Answer::Count)

@@ -96,16 +96,39 @@ pub(super) async fn claim(on: &mut PgConnection, asked: &Claiming) -> Result<Vec
     Ok(claimed)
 }
 
-pub(super) async fn lock(
-    on: &mut PgConnection,
-    consumer: &ConsumerName,
-    mut keys: Vec<OrderingKey>,
-) -> Result<Vec<Pending>, Failure> {
+/// The parameters of a lock on the first rows of keys.
+pub(super) struct Locking {
+    pub(super) consumer: ConsumerName,
+    pub(super) keys: Vec<OrderingKey>,
+    pub(super) limit: u32,
+    pub(super) after_death: AfterDeath,
+}
+
+pub(super) async fn lock(on: &mut PgConnection, mut asked: Locking) -> Result<Vec<Pending>, Failure> {
     let rows = query_file_as!(
         PendingRow,
         "src/postgres/sql/lock_pending.sql",
+        asked.consumer.as_str(),
+        &sorted(&mut asked.keys) as _,
+        i64::from(asked.limit),
+        is_held(asked.after_death)
+    );
+    pending(rows.fetch_all(on).await.map_err(|error| of_statement(&error))?)
+}
+
+pub(super) async fn lock_dead(
+    on: &mut PgConnection,
+    consumer: &ConsumerName,
+    mut ids: Vec<PendingId>,
+) -> Result<Vec<Pending>, Failure> {
+    ids.sort_unstable();
+    ids.dedup();
+    let rows = query_file_as!(
+        PendingRow,
+        "src/postgres/sql/lock_dead.sql",
         consumer.as_str(),
-        &sorted(&mut keys) as _
+        &each(&ids, |id| &id.key.0[..]) as _,
+        &each(&ids, |id| id.seq)
     );
     pending(rows.fetch_all(on).await.map_err(|error| of_statement(&error))?)
 }
