@@ -145,6 +145,31 @@ async fn a_follower_that_asks_is_called_for_without_waiting_for_a_poll() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_on_which_many_wait_drains_part_by_part_without_waiting_for_a_poll() {
+    let cluster = Cluster::new(1);
+    let ledger = Ledger::default();
+    ledger.provider().down = true;
+    let worker = cluster.worker(&ledger, |config| {
+        config.claim_poll_max_ms = 60_000;
+        config.claim_poll_min_ms = 60_000;
+        config.circuit_failures = 1_000;
+        config.attempts_max = 1_000;
+    });
+    cluster.publish(Script::Charge, "a", 0).await;
+    for number in 1..350 {
+        cluster.publish(Script::Entry, "a", number).await;
+    }
+    cluster.until("all wait", |cluster| cluster.tables().pending.len() == 350).await;
+    ledger.provider().down = false;
+    cluster.until("the first effect", |cluster| !cluster.entries("a").is_empty()).await;
+    let began = tokio::time::Instant::now();
+    cluster.settled().await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(cluster.entries("a"), (0..350).collect::<Vec<_>>());
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_that_cannot_read_the_event_neither_calls_nor_gives_up() {
     let cluster = Cluster::new(1);
     let ledger = Ledger::default();
