@@ -4,7 +4,7 @@
 //! [`NodeHooks`]. A node that dies says nothing to anyone: connections are ended in the machine only by a FIN or a
 //! reset that arrived, never by a destructor (SEMANTICS D15).
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -33,9 +33,9 @@ use crate::{
 const PORT: u16 = 7_000;
 
 /// What can be sent between hosts.
-pub trait Message: Serialize + DeserializeOwned + Send + 'static {}
+pub trait Message: Serialize + DeserializeOwned + fmt::Debug + Send + 'static {}
 
-impl<T: Serialize + DeserializeOwned + Send + 'static> Message for T {}
+impl<T: Serialize + DeserializeOwned + fmt::Debug + Send + 'static> Message for T {}
 
 /// What else happens when a node dies or comes back: usually a call of [`Server::affect`].
 pub struct NodeHooks {
@@ -166,9 +166,14 @@ impl<M: Machine<Request: Message, Response: Message>> Served<M> {
 
     /// Hands a request to the machine; `None` if it is none.
     fn handle(&self, number: u64, payload: &Bytes) -> Option<oneshot::Receiver<M::Response>> {
-        let what = What { host: &self.fate.host, kind: "request", causes: &[], digest: fingerprint(payload) };
-        self.fate.storm.history.record(what, || format!("{} bytes on {:?}", payload.len(), self.connection));
-        let request = decode(payload)?;
+        let what = What { host: &self.fate.host, kind: "request", digest: fingerprint(payload) };
+        let request: Option<M::Request> = decode(payload);
+        let Connection { node, number: line } = self.connection;
+        self.fate.storm.history.record(what, || match &request {
+            Some(request) => format!("on connection {node}/{line}: {request:?}"),
+            None => format!("on connection {node}/{line}: {} bytes that are no request", payload.len()),
+        });
+        let request = request?;
         let call = Call { connection: self.connection, number };
         Some(self.server.call(self.fate.storm.time.tick_end(), call, request))
     }

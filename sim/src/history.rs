@@ -27,12 +27,25 @@ pub enum Keep {
 pub struct What<'a> {
     /// The host where it happened.
     pub host: &'a str,
-    /// Its kind: `send`, `receive`, `strike`, or a word of the composer's.
+    /// Its kind: `request`, `reply`, `strike`, the name of a port's call, or a word of the composer's.
     pub kind: &'static str,
-    /// The causal ids concerned: orders, events, faults.
-    pub causes: &'a [u128],
     /// A hash of its content.
     pub digest: u64,
+}
+
+/// What is told of an event that is kept.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The causal ids concerned: event ids as the inbox knows them, or the number of a fault.
+    pub causes: Vec<u128>,
+    /// For people.
+    pub detail: String,
+}
+
+impl From<String> for Told {
+    fn from(detail: String) -> Self {
+        Told { causes: Vec::new(), detail }
+    }
 }
 
 /// An event that was kept.
@@ -72,27 +85,24 @@ impl History {
         Self { time, keep, inner: Arc::default() }
     }
 
-    /// Appends an event at the present simulated time. `detail` is called only if events are kept.
-    pub fn record(&self, what: What<'_>, detail: impl FnOnce() -> String) {
+    /// Appends an event at the present simulated time. `tell` is called only if events are kept.
+    pub fn record<T: Into<Told>>(&self, what: What<'_>, tell: impl FnOnce() -> T) {
         let at = self.time.now();
         let mut inner = self.lock();
         inner.count += 1;
         inner.hash.word(at.0.cast_unsigned());
         inner.hash.bytes(what.host.as_bytes());
         inner.hash.bytes(what.kind.as_bytes());
-        for cause in what.causes {
-            inner.hash.word(*cause as u64);
-            inner.hash.word((*cause >> 64) as u64);
-        }
         inner.hash.word(what.digest);
         if self.is_kept() {
+            let Told { causes, detail } = tell().into();
             inner.events.push(Event {
                 t: format!("{:.3}", self.time.elapsed().as_secs_f64()),
                 host: what.host.to_owned(),
                 kind: what.kind,
-                causes: what.causes.iter().map(|cause| format!("{cause:032x}")).collect(),
+                causes: causes.iter().map(|cause| format!("{cause:032x}")).collect(),
                 digest: format!("{:016x}", what.digest),
-                detail: detail(),
+                detail,
             });
         }
     }

@@ -27,7 +27,7 @@ pub use dice::Dice;
 pub use fault::{Fault, FaultClass, Rates, Strikes};
 pub use faults::{Link, Operator};
 pub use hash::{Fingerprint, fingerprint};
-pub use history::{Event, History, Keep, What};
+pub use history::{Event, History, Keep, Told, What};
 pub use host::{Host, Listener, Stream};
 pub use ports::PortCall;
 pub use process::ProcessResult;

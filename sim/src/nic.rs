@@ -147,7 +147,7 @@ impl Framed {
     fn hand_out_replies(&mut self) {
         while let Some((number, payload)) = self.frames.next() {
             let digest = fingerprint(&payload);
-            let what = What { host: &self.fate.host, kind: "reply", causes: &[], digest };
+            let what = What { host: &self.fate.host, kind: "reply", digest };
             self.fate.storm.history.record(what, || format!("{} bytes", payload.len()));
             if let Some(reply) = self.waiting.remove(&number) {
                 // The caller may have stopped waiting.
@@ -250,7 +250,7 @@ async fn pump_in(
     while from.read_buf(with_room(&mut buffer)).await? > 0 {
         let bytes = buffer.split();
         let digest = fingerprint(&bytes);
-        let what = What { host: &fate.host, kind: "stream", causes: &[], digest };
+        let what = What { host: &fate.host, kind: "stream", digest };
         fate.storm.history.record(what, || format!("{} bytes", bytes.len()));
         to.write_all(&bytes).await?;
     }

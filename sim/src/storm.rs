@@ -102,7 +102,7 @@ impl Storm {
         digest.bytes(draw.site.as_bytes());
         digest.word(draw.entity);
         digest.word(u64::from(draw.attempt));
-        let what = What { host: &draw.host, kind: "strike", causes: &[], digest: digest.finish() };
+        let what = What { host: &draw.host, kind: "strike", digest: digest.finish() };
         self.history.record(what, || {
             format!("{} at {} of {:016x}#{}", class.id(), draw.site, draw.entity, draw.attempt)
         });

@@ -8,7 +8,7 @@ use clap::builder::styling::Styles;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{Profile, Seed};
+use crate::{Profile, Seed, folder::Folder};
 
 /// Seeded storms against the production services. Bare: the smoke profile over all scenarios.
 #[derive(Debug, Parser)]
@@ -54,8 +54,13 @@ pub(crate) struct RunArguments {
     /// Start new cases for this long, such as 30s, 10m, 2h
     #[arg(long = "for", value_name = "TIME", conflicts_with = "seeds", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) time: Option<Duration>,
+    /// Cases at once; as many as the machine has cores if not given
+    #[arg(short = 'j', value_name = "N", allow_hyphen_values = true, value_parser = width)]
+    pub(crate) jobs: Option<usize>,
     #[command(flatten)]
-    pub(crate) common: CommonArguments,
+    pub(crate) size: Size,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Stop at the first failure
     #[arg(long)]
     pub(crate) fail_fast: bool,
@@ -70,22 +75,29 @@ pub(crate) struct RunArguments {
     pub(crate) format: Format,
 }
 
-#[derive(Args, Clone, Debug)]
-pub(crate) struct CommonArguments {
-    /// Cases at once; as many as the machine has cores if not given
-    #[arg(short = 'j', value_name = "N", allow_hyphen_values = true, value_parser = width)]
-    pub(crate) jobs: Option<usize>,
-    /// How many cases, and how large; smoke if not given
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Size {
+    /// How many cases; smoke if not given
     #[arg(long, value_enum)]
     pub(crate) profile: Option<Profile>,
+}
+
+impl Size {
+    pub(crate) fn profile(self) -> Profile {
+        self.profile.unwrap_or_default()
+    }
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Place {
     /// Where failures are kept, instead of target/chaos/latest
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }
 
-impl CommonArguments {
-    pub(crate) fn profile(&self) -> Profile {
-        self.profile.unwrap_or_default()
+impl Place {
+    pub(crate) fn folder(&self) -> Folder {
+        Folder::at(self.out.clone().unwrap_or_else(Folder::default_place))
     }
 }
 
@@ -104,7 +116,9 @@ pub(crate) struct ReplayArguments {
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) until: Option<Duration>,
     #[command(flatten)]
-    pub(crate) common: CommonArguments,
+    pub(crate) size: Size,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// For people, for programs, or as annotations of GitHub Actions
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -122,7 +136,7 @@ pub(crate) struct VerifyArguments {
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count)]
     pub(crate) seeds: Option<u64>,
     #[command(flatten)]
-    pub(crate) common: CommonArguments,
+    pub(crate) size: Size,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -133,8 +147,9 @@ pub(crate) struct PowerArguments {
     /// At most this many cases per mistake; fewer if it was found often
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = count, default_value_t = 240)]
     pub(crate) seeds: u64,
-    #[command(flatten)]
-    pub(crate) common: CommonArguments,
+    /// Cases at once; as many as the machine has cores if not given
+    #[arg(short = 'j', value_name = "N", allow_hyphen_values = true, value_parser = width)]
+    pub(crate) jobs: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -231,7 +246,9 @@ pub(crate) fn bare() -> Command {
         seed: None,
         seeds: None,
         time: None,
-        common: CommonArguments { jobs: None, profile: None, out: None },
+        jobs: None,
+        size: Size::default(),
+        place: Place::default(),
         fail_fast: false,
         shard: Shard { part: 0, parts: 1 },
         require_faults: false,

@@ -138,6 +138,10 @@ impl Folder {
     }
 
     /// Where the cases under way are, as a user would write it.
+    pub(crate) fn place(&self) -> String {
+        shown(&self.root)
+    }
+
     pub(crate) fn running_place(&self) -> String {
         shown(&self.root.join("running"))
     }

@@ -140,10 +140,9 @@ impl Lab<'_> {
             return Err(Stop::interrupted());
         }
         let mut command = self.scratch.command();
-        let width = self.arguments.common.jobs.unwrap_or_else(machine::cores);
+        let width = self.arguments.jobs.unwrap_or_else(machine::cores);
         command.arg("run").args(scenarios).args(["--format", "json", "-j", &width.to_string()]);
         command.args(["--seeds", &cases.to_string(), "--seed", &BASE.draw("power", nth).to_string()]);
-        command.args(["--profile", self.arguments.common.profile().name()]);
         command.arg("--out").arg(self.scratch.results());
         let lines = child::objects(command)?;
         let died = lines.iter().all(|line| line["kind"] != "summary").then(|| Some("crash".to_owned()));

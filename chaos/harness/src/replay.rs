@@ -7,7 +7,7 @@ use crate::catalogue;
 use crate::folder::{Folder, shown};
 use crate::machine::Stopwatch;
 use crate::report::{Frame, Reporter};
-use crate::run::{choose, folder};
+use crate::run::choose;
 use crate::stop::{Exit, Stop};
 use crate::tally::Tally;
 use crate::trial::{self, Draw, Keeping, Trial};
@@ -21,7 +21,7 @@ enum Target<'s> {
 
 /// The command.
 pub(crate) fn replay(suites: &[&dyn Suite], arguments: &ReplayArguments) -> Result<Exit, Stop> {
-    let folder = folder(&arguments.common);
+    let folder = arguments.place.folder();
     let mut reporter = Reporter::new(arguments.format);
     let watch = Stopwatch::start();
     let target = target(suites, arguments, &folder)?;
@@ -44,7 +44,7 @@ pub(crate) fn replay(suites: &[&dyn Suite], arguments: &ReplayArguments) -> Resu
     let mut tally = Tally::default();
     tally.add(&trial);
     reporter.case(&trial);
-    let (base, profile, wall_ms) = (trial.case.seed, arguments.common.profile(), watch.elapsed_ms());
+    let (base, profile, wall_ms) = (trial.case.seed, arguments.size.profile(), watch.elapsed_ms());
     reporter.summary(&tally, &Frame { base, profile, wall_ms, interrupted: false, missing: Vec::new() });
     reporter.console.finish()?;
     Ok(tally.exit())
@@ -68,7 +68,10 @@ fn target<'s>(
     let what = arguments.what.as_str();
     if what == "latest" {
         let none = || {
-            Stop::usage("no failure is kept: nothing failed since the last run; give a seed or a case file")
+            let place = folder.place();
+            Stop::usage(format!(
+                "{place} keeps no failure: nothing failed in the last run; give a seed or a case file"
+            ))
         };
         return folder.latest().map(Target::File).ok_or_else(none);
     }
@@ -79,7 +82,7 @@ fn target<'s>(
     let seed: Seed = what.parse().map_err(|_| {
         Stop::usage(format!("`{what}` is no seed (0x8f3a, 42), case file or \"latest\": see replay --help"))
     })?;
-    let profile = arguments.common.profile();
+    let profile = arguments.size.profile();
     let drawn = |scenario| Target::Drawn(Draw { scenario, seed, profile });
     if let Some(named) = &arguments.scenario {
         return choose(suites, named).map(drawn);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::arguments::{CommonArguments, RunArguments, Shard};
+use crate::arguments::{RunArguments, Shard};
 use crate::catalogue::{self, nearest};
 use crate::folder::Folder;
 use crate::machine::{self, Stopwatch};
@@ -68,7 +68,15 @@ pub(crate) fn chosen<'s>(suites: &[&'s dyn Suite], named: &[String]) -> Result<V
     if named.is_empty() {
         return Ok(known);
     }
-    named.iter().map(|name| choose(suites, name)).collect()
+    let mut chosen = Vec::new();
+    for name in named {
+        let scenario = choose(suites, name)?;
+        // Named twice is not meant twice: its cases would be the same.
+        if !chosen.contains(&scenario) {
+            chosen.push(scenario);
+        }
+    }
+    Ok(chosen)
 }
 
 /// The scenario of that name.
@@ -80,26 +88,21 @@ pub(crate) fn choose<'s>(suites: &[&'s dyn Suite], name: &str) -> Result<&'s str
     })
 }
 
-pub(crate) fn folder(common: &CommonArguments) -> Folder {
-    Folder::at(common.out.clone().unwrap_or_else(Folder::default_place))
-}
-
 /// The command.
 pub(crate) fn run(suites: &[&dyn Suite], arguments: &RunArguments) -> Result<Exit, Stop> {
-    let common = &arguments.common;
     let scenarios = chosen(suites, &arguments.scenario)?;
-    let count = limit(arguments.seeds, arguments.seed, common.profile, scenarios.len());
+    let count = limit(arguments.seeds, arguments.seed, arguments.size.profile, scenarios.len());
     let cases = Cases {
         scenarios,
         base: arguments.seed.unwrap_or(BASE),
-        profile: common.profile(),
+        profile: arguments.size.profile(),
         limit: arguments.time.is_none().then_some(count),
         shard: arguments.shard,
     };
     if let Some(why) = empty(arguments, &cases) {
         return Err(Stop::nothing(why));
     }
-    let folder = folder(common);
+    let folder = arguments.place.folder();
     folder.open()?;
     folder.clear()?;
     Storms {
@@ -157,7 +160,7 @@ impl Storms<'_> {
             let draw = cases.nth(nth)?;
             Some((nth, trial::attempt(suites, draw, slot, &keeping)))
         };
-        let width = self.arguments.common.jobs.unwrap_or_else(machine::cores);
+        let width = self.arguments.jobs.unwrap_or_else(machine::cores);
         let mut asked: Option<Stopwatch> = None;
         machine::in_parallel(width, &halt, work, |made| {
             match made {
@@ -236,7 +239,7 @@ impl Storms<'_> {
     }
 
     fn finish(mut self, interrupted: bool) -> Result<Exit, Stop> {
-        let missing = self.report(interrupted);
+        let missing = self.report(interrupted || self.stop.is_some());
         // Ctrl-C reaches the processes that confirm failures as well: what broke then broke because of it.
         if let Some(stop) = self.stop.take().filter(|_| !interrupted) {
             return Err(stop);

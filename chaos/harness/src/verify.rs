@@ -31,11 +31,11 @@ const REPEATS: usize = 3;
 pub(crate) fn verify(suites: &[&dyn Suite], arguments: &VerifyArguments) -> Result<Exit, Stop> {
     let scenarios = chosen(suites, &arguments.scenario)?;
     // A seed means that seed whatever its profile: a failure of a soak is verified by its own size.
-    let profile = arguments.common.profile.filter(|_| arguments.seed.is_none());
+    let profile = arguments.size.profile.filter(|_| arguments.seed.is_none());
     let count = limit(arguments.seeds, arguments.seed, profile, scenarios.len());
     let base = arguments.seed.unwrap_or(BASE);
     let shard = Shard { part: 0, parts: 1 };
-    let profile = arguments.common.profile();
+    let profile = arguments.size.profile();
     let cases = Cases { scenarios, base, profile, limit: Some(count), shard };
     if count == 0 {
         return Err(Stop::nothing("--seeds is 0"));

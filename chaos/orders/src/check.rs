@@ -13,7 +13,7 @@ use crate::{
 /// Checks all of a case against its shape.
 pub(crate) fn check(case: &Case, shape: &Shape, operations: &[Operation]) -> Result<(), Misfit> {
     let misfit = |at: String| move |what: String| Misfit { at, what };
-    shape.check().map_err(|(field, what)| misfit(format!("cluster.{field}"))(what.to_owned()))?;
+    shape.check().map_err(|(field, what)| misfit(format!("cluster.{field}"))(what))?;
     rates(&case.rates).map_err(|(field, what)| misfit(format!("rates.{field}"))(what))?;
     for (index, wanted) in operations.iter().enumerate() {
         operation(wanted, shape).map_err(misfit(format!("operation[{index}]")))?;
@@ -36,8 +36,10 @@ fn rates(rates: &Rates) -> Result<(), (&'static str, String)> {
         ("lost_ack", lost_ack),
         ("late", late),
     ];
-    match all.into_iter().find(|(_, rate)| !(0.0..=1.0).contains(rate)) {
-        Some((field, rate)) => Err((field, format!("{rate} is no probability: give 0 to 1"))),
+    /// Where more than this goes wrong nothing comes about, and a storm proves nothing.
+    const HIGHEST: f64 = 0.5;
+    match all.into_iter().find(|(_, rate)| !(0.0..=HIGHEST).contains(rate)) {
+        Some((field, rate)) => Err((field, format!("{rate} is no probability from 0 to {HIGHEST}"))),
         None => Ok(()),
     }
 }
@@ -86,7 +88,7 @@ fn goods(basket: &Basket, shape: &Shape) -> Result<(), String> {
 }
 
 fn fault(fault: &Fault, shape: &Shape, known: &[String]) -> Result<(), String> {
-    let Fault { class, at_ms, for_ms, hosts, from, amount: _ } = fault;
+    let Fault { class, at_ms, for_ms, hosts, from, amount } = fault;
     if let Some(host) = hosts.iter().chain(from).find(|host| !known.contains(host)) {
         return Err(format!("hosts: no host is called {host}; the hosts are {}", known.join(", ")));
     }
@@ -114,6 +116,9 @@ fn fault(fault: &Fault, shape: &Shape, known: &[String]) -> Result<(), String> {
         | FaultClass::Pause
         | FaultClass::Slow => (known, 1),
     };
+    if *amount == 0 && *class == FaultClass::ClockJump {
+        return Err(format!("amount: {} by 0 ms is none", class.id()));
+    }
     if hosts.len() < least {
         return Err(format!("hosts: {} needs somebody to strike", class.id()));
     }
@@ -159,6 +164,7 @@ mod tests {
     #[case::no_number(f64::NAN)]
     #[case::negative(-1.0)]
     #[case::more_than_always(7.0)]
+    #[case::nothing_would_come_about(1.0)]
     fn rate_that_is_no_probability_is_refused(#[case] rate: f64) {
         let mut case = case();
         case.rates.late = rate;
@@ -172,12 +178,24 @@ mod tests {
     #[case::leader_that_is_none("class = 'F11'\nat_ms = 1\nhosts = ['orders-1']", "kafka-1")]
     #[case::primary_that_is_none("class = 'F13'\nat_ms = 1\nhosts = ['orders-1']", "postgres-1")]
     #[case::drawn_per_call("class = 'F1'\nat_ms = 1\nhosts = ['orders-1']", "rate")]
+    #[case::jump_of_nothing("class = 'F18'\nat_ms = 1\nhosts = ['orders-1']", "amount")]
     #[case::unknown_host("class = 'F6'\nat_ms = 1\nhosts = ['order-1']", "no host is called order-1")]
     fn fault_that_cannot_be_is_refused(#[case] fault: &str, #[case] says: &str) {
         let mut case = case();
         case.fault = vec![toml::from_str(fault).expect("a fault")];
         let misfit = OrderSuite.check(&case).unwrap_err();
         assert!(misfit.at.starts_with("fault[0]") && misfit.what.contains(says), "{misfit:?}");
+    }
+
+    #[rstest]
+    #[case::gives_up_before_it_has_asked("attempts_max", 1.into(), "attempts_max")]
+    #[case::holds_less_than_its_lanes_take("lanes", 64.into(), "buffer_records")]
+    #[case::no_host("members", 0.into(), "1 to 64")]
+    fn shape_that_no_worker_takes_is_refused(#[case] field: &str, #[case] value: Value, #[case] says: &str) {
+        let mut case = case();
+        case.cluster.insert(field.to_owned(), value);
+        let misfit = OrderSuite.check(&case).unwrap_err();
+        assert!(misfit.at.starts_with("cluster.") && misfit.what.contains(says), "{misfit:?}");
     }
 
     #[rstest]

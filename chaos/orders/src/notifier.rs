@@ -19,7 +19,7 @@ use stormglass_runtime::{ActError, IdempotencyKey, Timestamp};
 use stormglass_sim::Dice;
 use uuid::Uuid;
 
-use crate::provider::{Caller, Desk, Manners, Outage, Reception};
+use crate::provider::{Caller, Desk, Manners, Reception};
 
 /// What is asked of the notifier, each under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,11 +91,6 @@ impl Notifier {
             outcomes: BTreeMap::new(),
             observed: Vec::new(),
         }
-    }
-
-    /// Begins or ends an outage.
-    pub fn set_outage(&mut self, outage: Outage) {
-        self.desk.set_outage(outage);
     }
 
     /// What has happened since the last call.

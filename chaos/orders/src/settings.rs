@@ -99,7 +99,6 @@ pub fn worker(shape: &Shape) -> WorkerConfig {
         claim_poll_max_ms: 800,
         claim_lease_ms: 2_500,
         act_timeout_ms: 800,
-        // `attempt-budget` knows these two by heart.
         circuit_failures: 5,
         circuit_open_ms: 400,
         grace_ms: 700,

@@ -1,9 +1,12 @@
 //! The shape of a storm's cluster: how many hosts of which kind, and how they are configured. Part of the case file.
 
 use serde::{Deserialize, Serialize};
-use stormglass_runtime::AfterDeath;
+use stormglass_runtime::{AfterDeath, ConfigError};
 
-use crate::provider::{Manners, Outage};
+use crate::{
+    provider::{Manners, Outage},
+    settings,
+};
 
 /// The four consumers, in the order in which their hosts are raised.
 pub const CONSUMERS: [&str; 4] = ["orders", "payments", "inventory", "notifications"];
@@ -102,7 +105,10 @@ impl Shape {
     ///
     /// # Errors
     /// The field, and what it must be.
-    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        /// A provider that is slower than this never answers a worker in time, and then nothing can come of a storm.
+        const SLOWEST_MS: u64 = 1_000;
+
         let counts = [
             ("gateways", self.gateways),
             ("members", self.members),
@@ -115,20 +121,25 @@ impl Shape {
             ("attempts_max", self.attempts_max),
         ];
         if let Some((field, _)) = counts.iter().find(|(_, count)| !(1..=MANY).contains(count)) {
-            return Err((field, "must be 1 to 64"));
+            return Err((field, format!("must be 1 to {MANY}")));
         }
         if self.stock < 0 {
-            return Err(("stock", "must not be negative"));
+            return Err(("stock", "must not be negative".to_owned()));
         }
-        let Manners { declined, failed, busy, slow, latency_ms_min, latency_ms_max, slow_ms: _ } =
-            self.manners;
+        let Manners { declined, failed, busy, slow, latency_ms_min, latency_ms_max, slow_ms } = self.manners;
         if [declined, failed, busy, slow].iter().any(|rate| !(0.0..=1.0).contains(rate)) {
-            return Err(("manners", "rates are probabilities, 0 to 1"));
+            return Err(("manners", "rates are probabilities, 0 to 1".to_owned()));
         }
         if latency_ms_min > latency_ms_max {
-            return Err(("manners", "latency_ms_min must not be above latency_ms_max"));
+            return Err(("manners", "latency_ms_min must not be above latency_ms_max".to_owned()));
         }
-        Ok(())
+        if latency_ms_max.max(slow_ms) > SLOWEST_MS {
+            return Err(("manners", format!("latency_ms_max and slow_ms must be at most {SLOWEST_MS}")));
+        }
+        settings::worker(self).validate().map_err(|error| {
+            let ConfigError { field, value, range, advice } = error;
+            (field, format!("makes a worker's {field} {value}, which must be {range}: {advice}"))
+        })
     }
 
     /// Every host that runs production code, by name.

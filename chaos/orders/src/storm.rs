@@ -365,11 +365,13 @@ fn register(
 }
 
 fn setup(shape: &Shape) -> Setup {
+    let worker = settings::worker(shape);
     let after_death: BTreeMap<ConsumerName, _> =
         CONSUMERS.iter().map(|consumer| (ConsumerName::from(*consumer), shape.after_death)).collect();
     Setup {
         after_death,
-        attempts_max: shape.attempts_max,
+        attempts_max: worker.attempts_max,
+        circuit: (worker.circuit_failures, Duration::from_millis(worker.circuit_open_ms)),
         ..Setup::new(Topic::from(TOPIC), stock::shelves(shape))
     }
 }

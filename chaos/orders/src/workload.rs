@@ -226,7 +226,7 @@ impl OrderDraw<'_> {
     }
 
     fn basket(&self) -> Basket {
-        let tenant = self.number_below("tenant", 2) as usize;
+        let tenant = self.number_below("tenant", TENANTS.len() as u32) as usize;
         let lines = u64::from(self.shape.skus.min(2));
         let skus: BTreeSet<u32> = (0..self.between("lines", 1..lines + 1))
             .map(|line| {
@@ -240,7 +240,7 @@ impl OrderDraw<'_> {
             unit_price_minor: self.signed("price", sku, 99..9_999),
         };
         Basket {
-            tenant: TENANTS[tenant % TENANTS.len()].to_owned(),
+            tenant: TENANTS[tenant].to_owned(),
             key: format!("order-{}", self.number),
             customer: format!("customer-{}", self.between("customer", 0..40)),
             currency: if tenant == 0 { "EUR" } else { "JPY" }.to_owned(),

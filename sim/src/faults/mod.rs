@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 pub use operators::{Link, Operator};
 
 use self::hosts::Churn;
-use crate::{Fault, FaultClass, What, World, WorldError, links::Way, storm::Draw};
+use crate::{Fault, FaultClass, Told, What, World, WorldError, links::Way, storm::Draw};
 
 /// What lies on the world at the moment.
 #[derive(Default)]
@@ -178,10 +178,11 @@ impl World {
 
     fn note(&self, kind: &'static str, underway: &Underway) {
         let host = underway.fault.hosts.first().map_or("", String::as_str);
-        let causes = [u128::from(underway.number)];
-        self.storm.history.record(What { host, kind, causes: &causes, digest: 0 }, || {
+        self.storm.history.record(What { host, kind, digest: u64::from(underway.number) }, || {
             let Fault { class, hosts, from, for_ms, amount, at_ms: _ } = &underway.fault;
-            format!("{} on {hosts:?} from {from:?} for {for_ms} ms, amount {amount}", class.id())
+            let detail =
+                format!("{} on {hosts:?} from {from:?} for {for_ms} ms, amount {amount}", class.id());
+            Told { causes: vec![u128::from(underway.number)], detail }
         });
     }
 

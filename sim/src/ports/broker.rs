@@ -9,13 +9,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use stormglass_runtime::{
-    Broker, Cause, Consumer, ConsumerName, Delivery, Failure, Partition, Position, Producer, Record, Topic,
-    Watermarks,
+    Broker, Cause, Consumer, ConsumerName, Delivery, EventId, Failure, Partition, Position, Producer, Record,
+    Topic, Watermarks,
 };
 use tokio::time::{Instant, sleep_until};
 
-use super::{PortCall, digest};
-use crate::storm::Fate;
+use super::{PortCall, digest, ids};
+use crate::{Told, What, hash::Fingerprint, storm::Fate};
 
 pub(super) struct StormyBroker {
     inner: Arc<dyn Broker>,
@@ -89,6 +89,29 @@ impl StormyConsumer {
     }
 }
 
+impl StormyConsumer {
+    fn note(&self, delivery: &Delivery) {
+        let mut hash = Fingerprint::default();
+        hash.word(self.group);
+        if let Delivery::Records(records) = delivery {
+            for delivered in records {
+                hash.word(u64::from(delivered.at.partition.index));
+                hash.word(delivered.at.offset.cast_unsigned());
+            }
+        }
+        let what = What { host: &self.fate.host, kind: "next", digest: hash.finish() };
+        self.fate.storm.history.record(what, || match delivery {
+            Delivery::Records(records) => Told {
+                causes: ids(records.iter().map(EventId::of)),
+                detail: records.iter().map(|delivered| format!("{} ", delivered.at)).collect(),
+            },
+            Delivery::Assigned(assigned) => format!("assigned {assigned:?}").into(),
+            Delivery::Revoking(partitions, _) => format!("revoking {partitions:?}").into(),
+            Delivery::Lost(partitions) => format!("lost {partitions:?}").into(),
+        });
+    }
+}
+
 #[async_trait]
 impl Consumer for StormyConsumer {
     async fn next(&mut self) -> Result<Delivery, Failure> {
@@ -102,6 +125,9 @@ impl Consumer for StormyConsumer {
         }
         let delivery = self.inner.next().await;
         self.turn = None;
+        if let Ok(delivery) = &delivery {
+            self.note(delivery);
+        }
         delivery
     }
 
@@ -146,7 +172,7 @@ impl StormyProducer {
     }
 
     /// Draws what becomes of each record, in order.
-    fn plan(&self, records: &[Record]) -> Vec<Plan> {
+    fn plan(&self, records: &[Record]) -> Vec<(PortCall, Plan)> {
         let mut failed: BTreeSet<(&Topic, &Bytes)> = BTreeSet::new();
         let mut plans = Vec::with_capacity(records.len());
         for record in records {
@@ -166,7 +192,7 @@ impl StormyProducer {
             if !matches!(plan, Plan::Send) {
                 failed.extend(key);
             }
-            plans.push(plan);
+            plans.push((call, plan));
         }
         plans
     }
@@ -187,16 +213,27 @@ impl Producer for StormyProducer {
     async fn publish(&self, records: Vec<Record>) -> Vec<Result<Position, Failure>> {
         PortCall::new(&self.fate, "publish-batch", digest(&records)).linger().await;
         let plans = self.plan(&records);
-        let sent = records.into_iter().zip(&plans).filter(|(_, plan)| !matches!(plan, Plan::Withhold(_)));
+        let kept = self.fate.storm.history.is_kept();
+        let named: Vec<_> = if kept { records.iter().map(EventId::named).collect() } else { Vec::new() };
+        let sent =
+            records.into_iter().zip(&plans).filter(|(_, (_, plan))| !matches!(plan, Plan::Withhold(_)));
         let sent: Vec<Record> = sent.map(|(record, _)| record).collect();
         let mut reports =
             if sent.is_empty() { Vec::new() } else { self.inner.publish(sent).await }.into_iter();
         let mut report = || reports.next().unwrap_or(Err(Failure::Unknown(Cause::Protocol)));
-        let outcome = |plan| match plan {
+        let mut outcome = |plan| match plan {
             Plan::Withhold(cause) => Err(Failure::NotDone(cause)),
             Plan::Send => report(),
             Plan::Forget(cause) => report().and(Err(Failure::Unknown(cause))),
         };
-        plans.into_iter().map(outcome).collect()
+        let noted = |(nth, (call, plan)): (usize, (PortCall, Plan))| {
+            let outcome = outcome(plan);
+            call.note(if outcome.is_ok() { "ok" } else { "failed" }, || Told {
+                causes: ids(named.get(nth).copied().flatten().into_iter()),
+                detail: format!("{outcome:?}"),
+            });
+            outcome
+        };
+        plans.into_iter().enumerate().map(noted).collect()
     }
 }

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use stormglass_runtime::{
-    Answer, Cause, Database, Failure, Freshness, Reader, RowSet, Scan, Session, Statement, Versioned,
+    Answer, Cause, Database, EventId, Failure, Freshness, Reader, RowSet, Scan, Session, Statement, Versioned,
 };
 
-use super::{PortCall, digest};
-use crate::{hash::Fingerprint, storm::Fate};
+use super::{PortCall, digest, ids};
+use crate::{Told, hash::Fingerprint, storm::Fate};
 
 pub(super) struct StormyDatabase<R: RowSet> {
     inner: Arc<dyn Database<R>>,
@@ -128,10 +128,21 @@ impl<R: RowSet> Session<R> for StormySession<R> {
             let how = call.pick("how", &BEFORE);
             return Err(self.fail(how).await);
         }
-        let shown = call.fate.storm.history.is_kept().then(|| format!("{statement:?}"));
+        let asked = call
+            .fate
+            .storm
+            .history
+            .is_kept()
+            .then(|| Told { causes: asked_about(&statement), detail: format!("{statement:?}") });
         let answer = inner.execute(statement).await;
         let outcome = if answer.is_ok() { "ok" } else { "failed" };
-        call.note(outcome, || format!("{} -> {answer:?}", shown.unwrap_or_default()));
+        call.note(outcome, || {
+            let Told { mut causes, detail } = asked.unwrap_or_default();
+            causes.extend(answer.iter().flat_map(|answer| told_of(answer)));
+            causes.sort_unstable();
+            causes.dedup();
+            Told { causes, detail: format!("{detail} -> {answer:?}") }
+        });
         let answer = answer?;
         if call.fails_after() {
             let how = call.pick("how", &AFTER);
@@ -154,7 +165,7 @@ impl<R: RowSet> Session<R> for StormySession<R> {
             }
         }
         let outcome = inner.commit().await;
-        call.note(if outcome.is_ok() { "ok" } else { "failed" }, || format!("{outcome:?}"));
+        call.note(if outcome.is_ok() { "ok" } else { "failed" }, || format!("{outcome:?}").into());
         outcome?;
         if call.fails_after() || call.loses_answer() {
             return Err(Failure::Unknown(call.lost()));
@@ -170,6 +181,47 @@ impl<R: RowSet> Session<R> for StormySession<R> {
             State::Open(inner) => inner.rollback().await,
             State::Lost => {}
         }
+    }
+}
+
+/// The events that a statement names.
+fn asked_about<R: RowSet>(statement: &Statement<R>) -> Vec<u128> {
+    match statement {
+        Statement::TakeInbox { entries, .. } => ids(entries.iter().map(|entry| entry.event_id)),
+        Statement::Enqueue { rows, .. } => ids(rows.iter().map(|row| row.event_id)),
+        Statement::Emit { records } => ids(records.iter().filter_map(EventId::named)),
+        Statement::OpenPositions { .. }
+        | Statement::LockPositions { .. }
+        | Statement::MovePositions { .. }
+        | Statement::PruneInbox { .. }
+        | Statement::BlockedKeys { .. }
+        | Statement::LockRows { .. }
+        | Statement::InsertRows { .. }
+        | Statement::UpdateRows { .. }
+        | Statement::Claim { .. }
+        | Statement::LockPending { .. }
+        | Statement::LockDead { .. }
+        | Statement::ChangePending { .. }
+        | Statement::ReadDead { .. }
+        | Statement::AcquireLease { .. }
+        | Statement::ReadOutbox { .. }
+        | Statement::DeleteOutbox { .. } => Vec::new(),
+    }
+}
+
+/// The events that an answer names.
+fn told_of<R: RowSet>(answer: &Answer<R>) -> Vec<u128> {
+    match answer {
+        Answer::Pending(rows) => ids(rows.iter().map(|row| row.event_id)),
+        Answer::Outbox(rows) => ids(rows.iter().filter_map(|row| EventId::named(&row.record))),
+        Answer::Fresh(events) => ids(events.iter().copied()),
+        Answer::Done
+        | Answer::Count(_)
+        | Answer::Positions(_)
+        | Answer::Keys(_)
+        | Answer::Rows(_)
+        | Answer::Sequence(_)
+        | Answer::Lease(_) => Vec::new(),
     }
 }
 

@@ -11,10 +11,10 @@ mod database;
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
-use stormglass_runtime::{Broker, Cause, Database, Producer, Reader, RowSet};
+use stormglass_runtime::{Broker, Cause, Database, EventId, Producer, Reader, RowSet};
 
 use crate::{
-    Host, What,
+    Host, Told, What,
     hash::{Digest, Fingerprint},
     storm::{Chance, Fate, Question},
 };
@@ -131,15 +131,22 @@ impl PortCall {
     }
 
     /// Notes how the call ended.
-    fn note(&self, outcome: &'static str, detail: impl FnOnce() -> String) {
+    fn note(&self, outcome: &'static str, tell: impl FnOnce() -> Told) {
         let mut hash = Fingerprint::default();
         hash.word(self.question.entity);
         hash.word(u64::from(self.question.attempt));
         hash.bytes(outcome.as_bytes());
-        let what =
-            What { host: &self.fate.host, kind: self.question.site, causes: &[], digest: hash.finish() };
-        self.fate.storm.history.record(what, || format!("{outcome}: {}", detail()));
+        let what = What { host: &self.fate.host, kind: self.question.site, digest: hash.finish() };
+        self.fate.storm.history.record(what, || {
+            let Told { causes, detail } = tell();
+            Told { causes, detail: format!("{outcome}: {detail}") }
+        });
     }
+}
+
+/// Event ids as causes.
+fn ids(events: impl Iterator<Item = EventId>) -> Vec<u128> {
+    events.map(|event| event.0.as_u128()).collect()
 }
 
 /// A hash of what a value serialises to, without the bytes.

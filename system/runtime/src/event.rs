@@ -40,19 +40,22 @@ impl EventId {
     /// known by its place and content instead, so a broken producer's records are still each taken once.
     pub fn of(delivered: &Delivered) -> EventId {
         let Delivered { at, record } = delivered;
-        match (record.headers.get("ce_source"), record.headers.get("ce_id")) {
-            (Some(source), Some(id)) => EventId(derive_id("event/v1", &[source, id])),
-            _ => EventId(derive_id(
-                "record/v1",
-                &[
-                    at.partition.topic.as_str().as_bytes(),
-                    &at.partition.index.to_be_bytes(),
-                    &at.offset.to_be_bytes(),
-                    record.key.as_deref().unwrap_or_default(),
-                    &record.value,
-                ],
-            )),
-        }
+        EventId::named(record).unwrap_or_else(|| {
+            let parts: [&[u8]; 5] = [
+                at.partition.topic.as_str().as_bytes(),
+                &at.partition.index.to_be_bytes(),
+                &at.offset.to_be_bytes(),
+                record.key.as_deref().unwrap_or_default(),
+                &record.value,
+            ];
+            EventId(derive_id("record/v1", &parts))
+        })
+    }
+
+    /// The id of the event that `record` carries, wherever it lies; `None` without `ce_source` and `ce_id`.
+    pub fn named(record: &Record) -> Option<EventId> {
+        let (source, id) = (record.headers.get("ce_source")?, record.headers.get("ce_id")?);
+        Some(EventId(derive_id("event/v1", &[source, id])))
     }
 
     /// What orders an event with this id: its record's key, or a hash of a key longer than

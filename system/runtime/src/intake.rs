@@ -23,10 +23,11 @@ use crate::{
     config::ms,
     lane::{LaneEvent, LaneMessage, until},
     opening::{Opened, open},
-    prune::{Pruned, prune},
+    owned::{Owned, State},
+    prune::{Known, Pruned, prune},
     shared::Shared,
     track::{Amount, Amounts},
-    watch::{Finding, Look, Reach, Step, tell_of_closed},
+    watch::{Finding, Look, Step, tell_of_closed},
 };
 
 /// Intake's side of a lane.
@@ -53,41 +54,6 @@ pub(crate) struct Intake<S: Service> {
     next_poll: Instant,
     failures: u32,
     paused: BTreeSet<Partition>,
-}
-
-/// A partition of ours.
-struct Owned {
-    lane: usize,
-    /// The opening that is under way, or was the last.
-    opening: u64,
-    state: State,
-    /// What is stored, once that is known.
-    stored: Option<Offset>,
-    reported: Option<Offset>,
-    reach: Reach,
-    /// What pruning saw the last time: where the log ended.
-    log_end: Option<Offset>,
-}
-
-/// Whether a partition is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Not before its position is known.
-    Opening,
-    Open,
-    /// Not before its stored position is another one than this: the log has lost what follows it.
-    Closed(Offset),
-}
-
-impl Owned {
-    fn new(lane: usize, opening: u64) -> Self {
-        let reach = Reach::default();
-        Self { lane, opening, state: State::Opening, stored: None, reported: None, reach, log_end: None }
-    }
-
-    fn is_open(&self) -> bool {
-        self.state == State::Open
-    }
 }
 
 /// What happened next.
@@ -210,9 +176,10 @@ impl<S: Service> Intake<S> {
             return info!(%failure, ?delay, "the cluster does not answer");
         }
         error!(%failure, ?delay, "the cluster refuses to go on");
-        for (partition, owned) in self.owned.iter().filter(|(_, owned)| owned.is_open()) {
-            let look = look(partition, owned, owned.reach.refused());
-            self.looking.push(Box::pin(Look { refused: true, ..look }.done(Arc::clone(&self.shared))));
+        for (partition, owned) in self.owned.iter_mut().filter(|(_, owned)| owned.is_open()) {
+            if let Some(look) = owned.look(partition, owned.reach.refused()) {
+                self.looking.push(Box::pin(look.done(Arc::clone(&self.shared))));
+            }
         }
     }
 
@@ -227,8 +194,7 @@ impl<S: Service> Intake<S> {
                 debug!(at = %delivered.at, "a record of a partition that is not open");
                 continue;
             };
-            if let Some(step) = owned.reach.take(*offset) {
-                let look = look(partition, owned, step);
+            if let Some(look) = owned.reach.take(*offset).and_then(|step| owned.look(partition, step)) {
                 self.looking.push(Box::pin(look.done(Arc::clone(&self.shared))));
             }
             self.lanes[owned.lane].held.add(partition, &delivered.record);
@@ -295,7 +261,7 @@ impl<S: Service> Intake<S> {
         }
         owned.state = State::Open;
         owned.reach.restart(position.offset, log);
-        let step = Step { expected: position.offset, until: Offset::MAX };
+        let step = Step::new(position.offset, Offset::MAX);
         if let Finding::Overtaken(lost) = owned.reach.judge(step, log) {
             self.overtaken(&position.partition, lost, log);
         }
@@ -326,12 +292,16 @@ impl<S: Service> Intake<S> {
         error!(%consumer, %partition, lost, log_start = log.start, "retention has removed records before they were read");
     }
 
-    fn looked(&mut self, Look { partition, opening, step, refused, log }: Look) {
-        let Some(log) = log else { return };
+    fn looked(&mut self, Look { partition, opening, step, log }: Look) {
         let owned =
             self.owned.get_mut(&partition).filter(|owned| owned.opening == opening && owned.is_open());
         let Some(owned) = owned else { return };
-        let is_stuck = refused && owned.reach.is_at(step) && log.start > step.expected;
+        owned.is_looking = false;
+        if let Some(look) = owned.unseen.take().and_then(|step| owned.look(&partition, step)) {
+            self.looking.push(Box::pin(look.done(Arc::clone(&self.shared))));
+        }
+        let Some(log) = log else { return };
+        let is_stuck = step.refused && owned.reach.is_at(step) && log.start > step.expected;
         self.judge(&partition, step, log);
         if is_stuck {
             self.close(&partition.at(step.expected), log);
@@ -365,6 +335,7 @@ impl<S: Service> Intake<S> {
         let Some(owned) = self.owned.get_mut(&partition) else { return };
         self.openings += 1;
         owned.opening = self.openings;
+        (owned.is_looking, owned.unseen) = (false, None);
         let shared = Arc::clone(&self.shared);
         self.opening.push(Box::pin(open(shared, vec![(partition, None)], self.openings)));
     }
@@ -441,7 +412,7 @@ impl<S: Service> Intake<S> {
         }
     }
 
-    /// Looks at the logs of all partitions, and at the positions of those that are closed, once nothing of them is
+    /// Looks at the logs and the stored positions of all partitions, of those that are closed once nothing of them is
     /// left to be applied.
     fn begin_pruning(&mut self) {
         self.next_prune = Instant::now() + ms(self.shared.config.prune_interval_ms);
@@ -450,7 +421,7 @@ impl<S: Service> Intake<S> {
             match (owned.state, owned.stored) {
                 (State::Open, Some(stored)) => {
                     owned.reach.begin_round();
-                    known.push((partition.at(stored), owned.log_end));
+                    known.push(Known { stored: partition.at(stored), log_end: owned.log_end });
                 }
                 (State::Closed(_), _) if self.lanes[owned.lane].held.of(partition).records == 0 => {
                     closed.push(partition.clone());
@@ -464,18 +435,19 @@ impl<S: Service> Intake<S> {
 
     fn pruned(&mut self, pruned: Vec<Pruned>) {
         self.pruning = None;
-        for Pruned { partition, log } in pruned {
+        for Pruned { partition, log, is_behind } in pruned {
             let Some(owned) = self.owned.get_mut(&partition) else { continue };
+            if is_behind {
+                warn!(%partition, known = owned.stored, "the database has lost a position: reading again from it");
+                tell(&self.lanes[owned.lane], LaneMessage::Reopen(partition));
+                continue;
+            }
             owned.log_end = Some(log.end);
             if let Some(step) = owned.reach.end_round().filter(|_| !self.paused.contains(&partition)) {
                 self.judge(&partition, step, log);
             }
         }
     }
-}
-
-fn look(partition: &Partition, owned: &Owned, step: Step) -> Look {
-    Look { partition: partition.clone(), opening: owned.opening, step, refused: false, log: None }
 }
 
 fn tell(lane: &LaneHandle, message: LaneMessage) {

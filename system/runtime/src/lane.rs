@@ -164,6 +164,7 @@ impl<S: Service> Lane<S> {
                 self.shared.logic.meters.batch_seconds.record(began.elapsed().as_secs_f64());
                 self.shared.logic.meters.taken.increment(size as u64);
                 self.hand_over(handover);
+                taken.iter().for_each(|taken| drop(self.state.condemned.remove(&taken.event_id)));
                 self.committed(&moves);
             }
             Ok(BatchEnd::Moved(positions)) => self.moved(positions),

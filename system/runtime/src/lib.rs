@@ -21,6 +21,7 @@ mod intake;
 mod lane;
 mod logic;
 mod opening;
+mod owned;
 mod plan;
 mod ports;
 mod prune;

@@ -30,7 +30,7 @@ use crate::{
     backoff::Backoff, config::ms, telemetry::RelayMeters,
 };
 
-/// Keys held at most before rounds stop growing to read past them.
+/// Rows of held keys at most before rounds stop growing to read past them.
 const HELD_ROWS_MAX: usize = 100_000;
 
 /// Publishes the outbox.
@@ -46,7 +46,7 @@ pub struct Relay<R: RowSet> {
     acked: BTreeMap<i64, Record>,
     /// Keys behind a rejected record, and when to try them again.
     held: BTreeMap<Bytes, Instant>,
-    /// Rows read in the last round that could not be published.
+    /// Rows of held keys that the last round read.
     held_rows: usize,
     failures: u32,
     idle: Duration,
@@ -178,7 +178,8 @@ impl<R: RowSet> Relay<R> {
     async fn publish(&mut self, rows: Vec<OutboxRow>) -> Result<Duration, Failure> {
         let now = Instant::now();
         self.held.retain(|_, until| *until > now);
-        let read = rows.len();
+        let is_held = |row: &&OutboxRow| self.held.contains_key(&order_of(row));
+        self.held_rows = rows.iter().filter(is_held).count().min(HELD_ROWS_MAX);
         let (seqs, records): (Vec<i64>, Vec<Record>) = rows
             .into_iter()
             .filter(|row| !self.held.contains_key(&order_of(row)))
@@ -187,7 +188,6 @@ impl<R: RowSet> Relay<R> {
             .unzip();
         if records.is_empty() {
             self.failures = 0;
-            self.held_rows = read.min(HELD_ROWS_MAX);
             self.idle = (self.idle * 2).min(ms(self.config.poll_max_ms));
             return Ok(self.idle);
         }
@@ -210,7 +210,6 @@ impl<R: RowSet> Relay<R> {
                 }
             }
         }
-        self.held_rows = (read - self.acked.len()).min(HELD_ROWS_MAX);
         self.meters.published.increment(self.acked.len() as u64);
         self.meters.failed.increment(failed.len() as u64);
         self.meters.held_keys.set(self.held.len() as f64);

@@ -29,11 +29,31 @@ pub(crate) struct Reach {
 }
 
 /// What is to be held against the log: `expected` must not lie behind its end, and what retention has removed between
-/// `expected` and `until` was never read.
+/// `unread` and `until` may never have been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub expected: Offset,
+    pub unread: Offset,
     pub until: Offset,
+    /// Whether the cluster has refused to go on.
+    pub refused: bool,
+}
+
+impl Step {
+    /// Nothing came between `expected` and `until`.
+    pub fn new(expected: Offset, until: Offset) -> Self {
+        Self { expected, unread: expected, until, refused: false }
+    }
+
+    /// Both, to be looked into at once. What was read between them counts as unread: better told too much than too little.
+    pub fn and(self, later: Step) -> Step {
+        Step {
+            expected: self.expected.max(later.expected),
+            unread: self.unread.min(later.unread),
+            until: self.until.max(later.until),
+            refused: self.refused || later.refused,
+        }
+    }
 }
 
 /// What the log says to a step.
@@ -60,13 +80,12 @@ impl Reach {
         let Self { next, furthest, .. } = *self;
         self.next = offset + 1;
         self.furthest = furthest.max(self.next);
-        (offset < next || offset > furthest)
-            .then_some(Step { expected: furthest, until: furthest.max(offset) })
+        (offset < next || offset > furthest).then(|| Step::new(furthest, furthest.max(offset)))
     }
 
     /// What is to be looked into when the cluster refuses to go on at some position.
     pub fn refused(&self) -> Step {
-        Step { expected: self.next, until: Offset::MAX }
+        Step { refused: true, ..Step::new(self.next, Offset::MAX) }
     }
 
     /// Whether nothing came since `step` was [refused](Self::refused).
@@ -85,16 +104,16 @@ impl Reach {
     pub fn end_round(&self) -> Option<Step> {
         let (expected, quiet) = self.round?;
         let until = if quiet && self.furthest == expected { Offset::MAX } else { expected };
-        Some(Step { expected, until })
+        Some(Step::new(expected, until))
     }
 
     /// Holds a step against the log.
-    pub fn judge(&mut self, Step { expected, until }: Step, log: Watermarks) -> Finding {
+    pub fn judge(&mut self, Step { expected, unread, until, .. }: Step, log: Watermarks) -> Finding {
         if log.end < expected {
             return Finding::Cut;
         }
         let gone = log.start.min(until);
-        let lost = gone - expected.max(self.told);
+        let lost = gone - unread.max(self.told);
         self.told = self.told.max(gone);
         if lost > 0 { Finding::Overtaken(lost) } else { Finding::Whole }
     }
@@ -106,8 +125,6 @@ pub(crate) struct Look {
     /// The opening of the partition whose records made the step.
     pub opening: u64,
     pub step: Step,
-    /// Whether the cluster has refused to go on.
-    pub refused: bool,
     pub log: Option<Watermarks>,
 }
 
@@ -168,7 +185,7 @@ mod tests {
         let mut reach = reach(5);
         assert_eq!(reach.take(5), None);
         let step = reach.take(9);
-        assert_eq!(step, Some(Step { expected: 6, until: 9 }));
+        assert_eq!(step, Some(Step::new(6, 9)));
         let step = step.unwrap();
         assert_eq!(reach.judge(step, log(6, 20)), Finding::Whole);
         assert_eq!(reach.judge(step, log(8, 20)), Finding::Overtaken(2));
@@ -179,11 +196,19 @@ mod tests {
     #[test]
     fn records_that_come_again_are_looked_into_once_and_only_a_log_that_ends_too_soon_is_cut() {
         let mut reach = reach(5);
-        assert_eq!(reach.take(2), Some(Step { expected: 5, until: 5 }));
+        assert_eq!(reach.take(2), Some(Step::new(5, 5)));
         assert_eq!((reach.take(3), reach.take(4), reach.take(5)), (None, None, None));
-        let step = Step { expected: 5, until: 5 };
+        let step = Step::new(5, 5);
         assert_eq!(reach.judge(step, log(0, 5)), Finding::Whole);
         assert_eq!(reach.judge(step, log(0, 4)), Finding::Cut);
+    }
+
+    #[test]
+    fn steps_that_are_looked_into_at_once_miss_neither_a_cut_nor_a_loss() {
+        let both = Step::new(6, 9).and(Step::new(12, 15));
+        assert_eq!(reach(5).judge(both, log(0, 11)), Finding::Cut);
+        assert_eq!(reach(5).judge(both, log(8, 20)), Finding::Overtaken(2));
+        assert_eq!(reach(5).judge(both, log(0, 20)), Finding::Whole);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 use stormglass_embedded::database::{Client, Config, Promotion};
-use stormglass_runtime::{ActError, Answer, Cause, Database, Failure, Session, Statement};
+use stormglass_runtime::{ActError, Answer, Cause, Database, Failure, Partition, Session, Statement, Topic};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Running},
     ledger::{Account, Ledger, Script},
 };
 
@@ -141,6 +141,43 @@ async fn a_database_that_lost_its_suffix_makes_the_worker_read_again() {
     cluster.settled().await;
     check_entries(&cluster, 0..150);
     check_charges(&ledger, 0..150);
+    worker.drain().await;
+}
+
+/// One partition, on which the position moves twice and the database then loses the second move.
+async fn back_by_one(second: u64) -> (Cluster, Running) {
+    let cluster = Cluster::with(1, Config { replication_lag: Duration::from_secs(2), ..Config::default() });
+    let worker = cluster.worker(&Ledger::default(), |config| config.prune_interval_ms = 500);
+    cluster.publish(Script::Entry, "a", 1).await;
+    cluster.settled().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.publish(Script::Entry, "a", second).await;
+    cluster.settled().await;
+    let before = cluster.tables().positions;
+    // A round that sees the second move.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    cluster.database.affect(|database| database.promote(Promotion::LosingSuffix));
+    assert_ne!(cluster.tables().positions, before, "nothing was lost: the test shows nothing");
+    (cluster, worker)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_database_lost_is_read_again_though_nothing_more_comes() {
+    let (cluster, worker) = back_by_one(2).await;
+    cluster.until("the second", |cluster| cluster.entries("a") == [1, 2]).await;
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_mark_goes_by_a_position_that_the_database_has_lost() {
+    // The second is a copy of the first, whose record retention then removes.
+    let (cluster, worker) = back_by_one(1).await;
+    let (now, events) = (cluster.clock.now(), Partition::new(&Topic::from("events"), 0));
+    cluster.broker.server.affect(|broker| broker.trim(now, &events, 1));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    cluster.publish(Script::Entry, "a", 3).await;
+    cluster.until("the third", |cluster| cluster.entries("a").contains(&3)).await;
+    assert_eq!(cluster.entries("a"), [1, 3], "the copy took effect");
     worker.drain().await;
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -12,13 +12,18 @@ use std::{
 use async_trait::async_trait;
 use stormglass_embedded::{
     broker::{Client, ClientConfig},
-    database::{Config, Promotion},
+    database::{self, Config, Promotion},
 };
-use stormglass_runtime::{Cause, Failure, Position, Producer, Reason, Record};
+use stormglass_runtime::{
+    Answer, Cause, Database, Failure, Position, Producer, Reason, Record, Relay, RelayConfig, Session,
+    Statement,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     cluster::Cluster,
-    ledger::{Ledger, Script},
+    ledger::{Account, Ledger, Script},
 };
 
 /// A producer that fails some records: unknown every third time, rejected while the key says so.
@@ -160,4 +165,63 @@ async fn a_failover_that_gives_a_number_to_another_row_loses_no_record() {
         worker.drain().await;
         relay.drain().await;
     }
+}
+
+/// Notes how many rows a round reads at most.
+struct Counting {
+    inner: Arc<database::Client>,
+    most: Arc<AtomicUsize>,
+}
+
+struct CountingSession {
+    inner: Box<dyn Session<Account>>,
+    most: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Database<Account> for Counting {
+    async fn begin(&self) -> Result<Box<dyn Session<Account>>, Failure> {
+        let inner = self.inner.begin().await?;
+        Ok(Box::new(CountingSession { inner, most: Arc::clone(&self.most) }))
+    }
+}
+
+#[async_trait]
+impl Session<Account> for CountingSession {
+    async fn execute(&mut self, statement: Statement<Account>) -> Result<Answer<Account>, Failure> {
+        let answer = self.inner.execute(statement).await;
+        if let Ok(Answer::Outbox(rows)) = &answer {
+            self.most.fetch_max(rows.len(), Ordering::Relaxed);
+        }
+        answer
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), Failure> {
+        self.inner.commit().await
+    }
+
+    async fn rollback(self: Box<Self>) {
+        self.inner.rollback().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rounds_that_fail_read_no_more_than_others() {
+    let cluster = Cluster::new(2);
+    let worker = cluster.worker(&Ledger::default(), |_| {});
+    publish(&cluster, 0..400).await;
+    cluster.until("all are written", |cluster| cluster.tables().outbox.len() == 400).await;
+    let most = Arc::new(AtomicUsize::new(0));
+    let database = Counting { inner: cluster.database_client("relay"), most: Arc::clone(&most) };
+    let config = RelayConfig { batch_records: 20, retry_max_ms: 100, ..RelayConfig::default() };
+    let producer = Flaky::over(&cluster, 0);
+    let relay = Relay::<Account>::new(Arc::new(database), producer, config, Uuid::from_u128(7)).unwrap();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(relay.run(stop.clone()));
+    cluster.until("publishing", is_published).await;
+    stop.cancel();
+    running.await.unwrap();
+    let most = most.load(Ordering::Relaxed);
+    assert!(most <= 40, "a round read {most} rows, though 20 are to be published and 20 to be deleted");
+    worker.drain().await;
 }

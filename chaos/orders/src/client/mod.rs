@@ -141,6 +141,7 @@ impl<N: Network> Session<N> {
             return;
         }
         for look in 0..basket.follow {
+            // Apart from the numbers of the tries that placing it took.
             self.pause(index, look + 100).await;
             self.read(index, &basket.order()).await;
         }

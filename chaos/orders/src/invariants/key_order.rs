@@ -59,15 +59,15 @@ impl Invariant for KeyOrder {
         let Observed::Appended { record, position, .. } = seen else { return Ok(()) };
         let Some(stream) = stream(record) else { return Ok(()) };
         let rows = self.written.get(&stream).map_or(&[][..], Vec::as_slice);
-        let Some(seq) =
+        let Some(sent) =
             rows.iter().find(|row| row.record.headers.get("ce_id") == record.headers.get("ce_id"))
         else {
             return Ok(());
         };
-        let unseen = |row: &&std::rc::Rc<OutboxRow>| row.seq < seq.seq && !is_on_log(&row.record, world);
+        let unseen = |row: &&std::rc::Rc<OutboxRow>| row.seq < sent.seq && !is_on_log(&row.record, world);
         let Some(overtaken) = rows.iter().find(unseen) else { return Ok(()) };
         let subject =
-            format!("outbox#{} overtook outbox#{} of its key at {position}", seq.seq, overtaken.seq);
+            format!("outbox#{} overtook outbox#{} of its key at {position}", sent.seq, overtaken.seq);
         Err(Violation::new(RULE, world, subject)
             .expected(
                 "records of one key reach the log in the order of the outbox",

@@ -171,7 +171,7 @@ impl<Q> Desk<Q> {
         self.work.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// Whether what concerns `entity` fails for good.
+    /// Whether what is asked under `key` fails for good.
     pub fn fails(&self, key: Uuid) -> bool {
         self.dice.chance("failed", key.as_u128(), 0, self.manners.failed)
     }
