@@ -44,7 +44,6 @@ const SETTLE_PER_ORDER: Duration = Duration::from_millis(20);
 /// Small storms are lied about afterwards, to see that the checkers notice; large ones would take too long.
 const LIED_ABOUT: u64 = 1_000;
 
-#[ignore = "three brokers, two databases and all services at once: give it the machine, with `-- --ignored`"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_doubled_reordered_or_stuck_in_a_storm_on_real_servers() {
     let size = Size::from_environment();
