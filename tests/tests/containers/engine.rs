@@ -26,8 +26,8 @@ pub const LABEL: &str = "stormglass.test";
 /// No run of the tests lasts this long: what is older was left by one that was killed.
 const ORPHANED_AFTER: Duration = Duration::from_secs(3_600);
 
-/// On a machine that is busy with other things.
-const STARTS_WITHIN: Duration = Duration::from_secs(300);
+/// How long anything may take to start, on a machine that is busy with other things.
+pub const STARTS_WITHIN: Duration = Duration::from_secs(300);
 
 /// A running PostgreSQL of a test's own, removed when this is dropped.
 pub struct Postgres {

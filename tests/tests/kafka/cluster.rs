@@ -172,6 +172,8 @@ impl Image for Kafka {
             ("CLUSTER_ID", "5L6g3nShT-eMCtK--X86sw"),
             // A broker lives for a minute or two here: what the second compiler would do costs more than it saves.
             ("KAFKA_HEAP_OPTS", "-Xms96m -Xmx320m -XX:TieredStopAtLevel=1"),
+            // By default the log cleaner asks for 128 MiB in one piece when it starts, and a small heap may not have them.
+            ("KAFKA_LOG_CLEANER_DEDUPE_BUFFER_SIZE", "8388608"),
             ("KAFKA_LOG_DIRS", "/tmp/kraft-combined-logs"),
             ("KAFKA_CONTROLLER_LISTENER_NAMES", "CONTROLLER"),
             ("KAFKA_INTER_BROKER_LISTENER_NAME", "INTERNAL"),

@@ -2,24 +2,28 @@
 //!
 //! A broker tells a client where to find the others by the listener that the client came through. So there is a listener
 //! for each way, advertised as a port of this process, and whatever a side sends passes by here.
+//!
+//! A broker is there when it answers and the cluster is whole by its own word, not when its log says so.
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use testcontainers::{
     ContainerAsync, ContainerRequest, GenericImage, ImageExt,
-    core::{ContainerPort, IntoContainerPort, WaitFor},
+    core::{ContainerPort, IntoContainerPort},
     runners::AsyncRunner,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::{engine, plan::SIDES, way::Way};
+use crate::{engine, log, plan::SIDES, way::Way};
 
 const BROKERS: usize = 3;
 /// One for each side, and the operator's, which is never cut.
 const WAYS: usize = SIDES + 1;
 const OPERATOR: usize = SIDES;
 const FIRST_PORT: u16 = 19_000;
+/// Lines of a broker's log that are told when it does not start.
+const LAST_WORDS: usize = 20;
 
 /// A running cluster, removed when this is dropped.
 pub struct Brokers {
@@ -42,6 +46,7 @@ impl Brokers {
         for node in 0..BROKERS {
             brokers.open(node).await;
         }
+        brokers.are_whole().await;
         brokers
     }
 
@@ -56,13 +61,14 @@ impl Brokers {
         self.servers(OPERATOR)
     }
 
-    /// Kills a broker without a last word, and starts it again after `down`.
+    /// Kills a broker without a last word, starts it again after `down`, and waits until it is in sync.
     pub async fn kill(&self, node: usize, down: Duration) {
         self.ways[node].iter().for_each(|way| way.lead_to(0));
         self.containers[node].stop_with_timeout(Some(0)).await.expect("a broker can be killed");
         sleep(down).await;
         self.containers[node].start().await.expect("a broker starts again");
         self.open(node).await;
+        self.are_whole().await;
     }
 
     /// Cuts one side of the system off from every broker, for a while.
@@ -71,6 +77,26 @@ impl Brokers {
         ways().for_each(Way::cut);
         sleep(lasting).await;
         ways().for_each(Way::heal);
+    }
+
+    /// Waits until every broker says that all are there and in sync. Each is asked: while one is down, the others may
+    /// not have noticed yet, and one that comes back answers only after they have.
+    async fn are_whole(&self) {
+        let deadline = Instant::now() + engine::STARTS_WITHIN;
+        for (container, ways) in self.containers.iter().zip(&self.ways) {
+            let server = format!("127.0.0.1:{}", ways[OPERATOR].port);
+            while let Some(lack) = log::lack(&server, BROKERS) {
+                let is_running = container.is_running().await.expect("a container has a state");
+                if !is_running || Instant::now() > deadline {
+                    let said = container.stdout_to_vec().await.unwrap_or_default();
+                    let said = String::from_utf8_lossy(&said);
+                    let last: Vec<&str> = said.lines().rev().take(LAST_WORDS).collect();
+                    let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+                    panic!("a broker is not there (it runs: {is_running}; {lack}). Its last words:\n{last}");
+                }
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
     }
 
     /// Finds a broker's ports, which change with every start.
@@ -83,9 +109,17 @@ impl Brokers {
 }
 
 /// What every broker is told. Records carry the time of their append: what a producer believed is no evidence.
-const SETTINGS: [(&str, &str); 15] = [
+const SETTINGS: [(&str, &str); 19] = [
     ("CLUSTER_ID", "5L6g3nShT-eMCtK--X86sw"),
-    ("KAFKA_HEAP_OPTS", "-Xms128m -Xmx256m"),
+    // A broker lives for minutes here: what the second compiler would do costs more than it saves.
+    ("KAFKA_HEAP_OPTS", "-Xms128m -Xmx256m -XX:TieredStopAtLevel=1"),
+    // By default the log cleaner asks for 128 MiB in one piece when it starts, which half of the heap can or cannot give.
+    ("KAFKA_LOG_CLEANER_DEDUPE_BUFFER_SIZE", "8388608"),
+    // On a machine that is busy with other things a quorum of three may take more than the default minute, after which
+    // a broker gives up and ends; and with the default second for an election it may never agree on a leader.
+    ("KAFKA_INITIAL_BROKER_REGISTRATION_TIMEOUT_MS", "600000"),
+    ("KAFKA_CONTROLLER_QUORUM_ELECTION_TIMEOUT_MS", "2000"),
+    ("KAFKA_CONTROLLER_QUORUM_FETCH_TIMEOUT_MS", "4000"),
     ("KAFKA_PROCESS_ROLES", "broker,controller"),
     ("KAFKA_LOG_DIRS", "/tmp/kraft-combined-logs"),
     ("KAFKA_CONTROLLER_LISTENER_NAMES", "CONTROLLER"),
@@ -111,8 +145,7 @@ fn request((name, test): (&str, &str), node: usize, ways: &[Way]) -> ContainerRe
     let advertised = all(&|index, _, way| format!("WAY{index}://127.0.0.1:{}", way.port));
     let protocols = all(&|index, _, _| format!("WAY{index}:PLAINTEXT"));
     let voters: Vec<String> = (0..BROKERS).map(|node| format!("{}@{}:9093", node + 1, host(node))).collect();
-    let ready = WaitFor::message_on_stdout("Kafka Server started");
-    let mut image = GenericImage::new("apache/kafka", "4.1.1").with_wait_for(ready);
+    let mut image = GenericImage::new("apache/kafka", "4.1.1");
     for (_, internal) in ways.iter().zip(FIRST_PORT..) {
         image = image.with_exposed_port(internal.tcp());
     }
@@ -120,7 +153,7 @@ fn request((name, test): (&str, &str), node: usize, ways: &[Way]) -> ContainerRe
         .with_label(engine::LABEL, test)
         .with_network(name)
         .with_container_name(host(node))
-        .with_startup_timeout(Duration::from_secs(900))
+        .with_startup_timeout(engine::STARTS_WITHIN)
         .with_env_var("KAFKA_NODE_ID", (node + 1).to_string())
         .with_env_var("KAFKA_CONTROLLER_QUORUM_VOTERS", voters.join(","))
         .with_env_var("KAFKA_LISTENERS", format!("INTERNAL://:9092,CONTROLLER://:9093,{listeners}"))

@@ -13,8 +13,33 @@ use stormglass_runtime::{Headers, Partition, Record, Timestamp, Topic};
 
 use crate::records::Logged;
 
-/// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one question may take, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one that is asked again may take.
+const GLANCE: Duration = Duration::from_secs(5);
+
+fn consumer(servers: &str) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers).set("group.id", "storm-witness");
+    config.set("enable.auto.commit", "false").set("isolation.level", "read_uncommitted");
+    config.create().expect("a consumer")
+}
+
+/// What a cluster of so many brokers still lacks, by the word of the one at `server`; `None` if it is whole.
+pub fn lack(server: &str, brokers: usize) -> Option<String> {
+    let metadata = match consumer(server).fetch_metadata(None, GLANCE) {
+        Ok(metadata) => metadata,
+        Err(error) => return Some(format!("{server} does not answer: {error}")),
+    };
+    let there = metadata.brokers().len();
+    if there < brokers {
+        return Some(format!("{server} knows {there} of {brokers} brokers"));
+    }
+    metadata.topics().iter().find_map(|topic| {
+        let behind = topic.partitions().iter().find(|found| found.isr().len() < found.replicas().len())?;
+        Some(format!("{}-{} is in sync on brokers {:?} only", topic.name(), behind.id(), behind.isr()))
+    })
+}
 
 /// The operator's look at the cluster, past everything that goes wrong.
 pub struct Log {
@@ -28,10 +53,7 @@ impl Log {
     }
 
     fn consumer(&self) -> BaseConsumer {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.servers).set("group.id", "storm-witness");
-        config.set("enable.auto.commit", "false").set("isolation.level", "read_uncommitted");
-        config.create().expect("a consumer")
+        consumer(&self.servers)
     }
 
     /// The node, from 0, that leads a partition of the topic of events.

@@ -33,14 +33,21 @@ const CHANGES: i32 = 20_000;
 /// How long anything may take that is no fault.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Signals a whole server: its postmaster, found by its data directory, and all its children.
+/// Signals a whole server: its postmaster, found by its data directory and held still first, so that it starts no child
+/// meanwhile, and all its children. What is killed is waited for: while one lives, no server starts on the same data.
 const SIGNAL: &str = r#"
-    postmaster=$(head -n 1 "$1/postmaster.pid")
+    family=$(head -n 1 "$1/postmaster.pid")
+    kill -STOP "$family"
     for stat in /proc/[0-9]*/stat; do
         read -r pid _ _ parent _ < "$stat" 2> /dev/null || continue
-        [ "$parent" = "$postmaster" ] && kill "-$2" "$pid"
+        if [ "$parent" = "${family##* }" ]; then family="$pid $family"; fi
     done
-    kill "-$2" "$postmaster"
+    for pid in $family; do
+        kill "-$2" "$pid" 2> /dev/null || true
+    done
+    for pid in $family; do
+        while [ "$2" = KILL ] && kill -0 "$pid" 2> /dev/null; do sleep 0.05; done
+    done
 "#;
 
 struct Node {
@@ -155,7 +162,8 @@ impl Postgres {
         let replica = &self.nodes[1 - self.primary];
         let mut operator = self.operator().await;
         replica.signal("STOP").await;
-        let deadline = Instant::now() + Duration::from_secs(3);
+        // Something commits all the time, but for what an earlier fault still holds up.
+        let deadline = Instant::now() + Duration::from_secs(15);
         let mut ended = 0;
         while ended == 0 && Instant::now() < deadline {
             sleep(Duration::from_millis(200)).await;
@@ -263,6 +271,7 @@ async fn node(name: &str, test: &str, number: usize) -> Node {
         .with_label(engine::LABEL, test)
         .with_network(name)
         .with_container_name(&host)
+        .with_startup_timeout(engine::STARTS_WITHIN)
         // What a killed server leaves behind has to be reaped by somebody.
         .with_host_config_modifier(|host| host.init = Some(true))
         .start()
