@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use stormglass_runtime::Entropy;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     http, migrations, real,
     serve::{self, Process, Role},
     settings::{PREFIX, Settings, SettingsError, Sources},
-    stop::{EXIT_CODES, Stop},
+    stop::{EXIT_CODES, EXIT_CUT_SHORT, Stop},
 };
 
 /// Stormglass: an order backend on Kafka and PostgreSQL that loses nothing.
@@ -227,17 +227,24 @@ fn shutdown_on_signal() -> Result<CancellationToken, Stop> {
     Ok(shutdown)
 }
 
-/// A task that cancels `shutdown` on SIGTERM or Ctrl-C.
+/// A task that cancels `shutdown` on SIGTERM or Ctrl-C, and ends the process on the next: a kill, as far as the data goes.
 fn cancel_on_signal(shutdown: CancellationToken) -> Result<impl Future<Output = ()>, Stop> {
     let failed = |error: std::io::Error| Stop::Internal(format!("no signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    Ok(async move {
+    let mut told = async move || {
         tokio::select! {
             biased;
-            _ = terminate.recv() => info!("SIGTERM"),
-            _ = interrupt.recv() => info!("Ctrl-C"),
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "Ctrl-C",
         }
+    };
+    Ok(async move {
+        let first = told().await;
         shutdown.cancel();
+        info!("{first}: draining; once more ends at once");
+        let second = told().await;
+        warn!("{second} again: not waiting for what is on its way");
+        std::process::exit(EXIT_CUT_SHORT);
     })
 }

@@ -33,7 +33,11 @@ Exit codes:
   2   the command line or a setting makes no sense
   3   Kafka or PostgreSQL cannot be reached, or refuses the login
   4   what was named does not exist (a topic, a dead letter)
-  70  a part of the process ended by itself; the log says which";
+  70  a part of the process ended by itself; the log says which
+  130 `serve` was told to stop twice, and did not wait for what was on its way";
+
+/// Told twice: as after a kill, what was on its way repeats elsewhere.
+pub const EXIT_CUT_SHORT: i32 = 130;
 
 impl Stop {
     /// The process's exit code.

@@ -97,3 +97,24 @@ fn an_order_is_confirmed_and_sigterm_drains() {
     let status = server.process.wait().expect("it ends");
     assert_eq!(status.code(), Some(0), "{status}");
 }
+
+#[test]
+fn who_is_told_twice_does_not_wait_for_what_is_on_its_way() {
+    let mut server = Server::start();
+    // An order whose body does not come: draining waits for it.
+    let mut slow = TcpStream::connect(&server.address).expect("it listens");
+    let head = "POST /v1/orders HTTP/1.1\r\nHost: stormglass\r\nStormglass-Tenant: demo\r\nIdempotency-Key: slow\r\n\
+                Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+    slow.write_all(head.as_bytes()).expect("it reads");
+    // Whoever is answered has been connected after it.
+    assert!(server.ask("GET /livez", "").0.starts_with("HTTP/1.1 200"));
+    server.terminate();
+    std::thread::park_timeout(5 * LOOK);
+    assert!(
+        server.process.try_wait().expect("it is ours").is_none(),
+        "it did not wait: the test shows nothing"
+    );
+    server.terminate();
+    let status = server.process.wait().expect("it ends");
+    assert_eq!(status.code(), Some(130), "{status}");
+}

@@ -69,8 +69,11 @@ fn statement_failures() -> Vec<(&'static str, Failure)> {
         ("54000", value()),
         ("23514", Failure::Rejected(Reason::Constraint("planted".to_owned()))),
         ("23505", Failure::Rejected(Reason::Duplicate("planted".to_owned()))),
-        ("42P01", invalid("42P01")),
-        ("42501", invalid("42501")),
+        ("42804", invalid("42804")),
+        ("42501", Failure::NotDone(Cause::Protocol)),
+        ("42P01", Failure::NotDone(Cause::Protocol)),
+        ("42703", Failure::NotDone(Cause::Protocol)),
+        ("42883", Failure::NotDone(Cause::Protocol)),
     ]
 }
 

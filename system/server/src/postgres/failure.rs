@@ -73,6 +73,8 @@ fn classify(refused: &PgDatabaseError) -> Failure {
         ("53100", _) => Cause::DiskFull,
         ("57P03", _) | (_, "53") => Cause::Busy,
         ("25P03" | "57P01" | "57P02", _) | (_, "08") => Cause::Disconnected,
+        // No permission, no such table, column or function: what a deployment forgot. Every event would die of it.
+        ("42501" | "42P01" | "42703" | "42883", _) => Cause::Protocol,
         // 54xxx is a value too: a key that no index entry can hold.
         (_, "22" | "23" | "42" | "54") => return Failure::Rejected(reason(refused)),
         // A server in trouble, or one that is not what this program was built for. The event is not to blame.
