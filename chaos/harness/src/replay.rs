@@ -70,7 +70,7 @@ fn target<'s>(
         let none = || {
             let place = folder.place();
             Stop::usage(format!(
-                "{place} keeps no failure: nothing failed in the last run; give a seed or a case file"
+                "no failure is kept in {place}: nothing failed in the last run; give a seed or a case file"
             ))
         };
         return folder.latest().map(Target::File).ok_or_else(none);
