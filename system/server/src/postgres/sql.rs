@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::tables::{Column, Kind};
 
 /// The statements about the runtime's own tables, by name.
-pub(super) const RUNTIME: [(&str, &str); 17] = [
+pub(super) const RUNTIME: [(&str, &str); 18] = [
     ("open_positions", include_str!("sql/open_positions.sql")),
     ("read_positions", include_str!("sql/read_positions.sql")),
     ("lock_positions", include_str!("sql/lock_positions.sql")),
@@ -19,6 +19,7 @@ pub(super) const RUNTIME: [(&str, &str); 17] = [
     ("enqueue", include_str!("sql/enqueue.sql")),
     ("claim", include_str!("sql/claim.sql")),
     ("lock_pending", include_str!("sql/lock_pending.sql")),
+    ("lock_dead", include_str!("sql/lock_dead.sql")),
     ("change_pending", include_str!("sql/change_pending.sql")),
     ("read_dead", include_str!("sql/read_dead.sql")),
     ("emit", include_str!("sql/emit.sql")),
