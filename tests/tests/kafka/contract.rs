@@ -3,7 +3,8 @@
 //!
 //! Most cases wait for something most of their time, so they run side by side, each with a topic and a group of its own.
 //! Those that take brokers away run alone, or in step with others that take away the same ones; on a second cluster, so
-//! that nobody waits for them.
+//! that nobody waits for them. Real time is against them all: what fails beside others is put to the cluster once more,
+//! alone, and the table says so.
 
 use std::{fmt::Write as _, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
@@ -57,6 +58,9 @@ const OUTAGES: [&[&[&str]]; 2] = [
 /// How many cases run side by side: they mostly wait, but some do so against the clock.
 const AT_ONCE: usize = 12;
 
+/// What is run once more is numbered from here.
+const ALONE: usize = 1_000;
+
 /// No case takes so long, whatever it waits for.
 const TOO_LONG: Duration = Duration::from_secs(600);
 
@@ -84,6 +88,8 @@ struct Outcome {
     run: Run,
     took: Duration,
     verdict: Result<(), String>,
+    /// What it failed with beside others.
+    before: Option<String>,
 }
 
 /// `KAFKA_CASE=b14,b18` runs the cases whose names begin so.
@@ -160,6 +166,16 @@ async fn run_on_a_cluster(lane: usize, batches: Vec<Vec<Run>>) -> Vec<Outcome> {
         });
         outcomes.extend(stream::iter(running).buffer_unordered(at_once).collect::<Vec<_>>().await);
     }
+    for outcome in &mut outcomes {
+        if let Err(before) = &outcome.verdict {
+            let before = Some(before.clone());
+            site.mend().await;
+            // Topics and groups of its own again.
+            let number = outcome.run.number + ALONE;
+            let real = Real::new(&site, outcome.run.protocol, number, (0, Arc::new(Outage::of(1))));
+            *outcome = Outcome { before, ..judge(Run { number, ..outcome.run }, real).await };
+        }
+    }
     outcomes
 }
 
@@ -176,7 +192,7 @@ async fn judge(run: Run, real: Real) -> Outcome {
         }),
         Err(_) => Err("it does not end".to_owned()),
     };
-    Outcome { run, took: begun.elapsed(), verdict }
+    Outcome { run, took: begun.elapsed(), verdict, before: None }
 }
 
 /// Slowest first.
@@ -184,14 +200,15 @@ fn table(outcomes: &[Outcome], took: Duration) -> String {
     let mut sorted: Vec<_> = outcomes.iter().collect();
     sorted.sort_by_key(|outcome| std::cmp::Reverse(outcome.took));
     let mut text = format!("{:<80} {:<9} {:>7}  verdict\n", "case", "protocol", "seconds");
-    for Outcome { run, took, verdict } in sorted {
+    for Outcome { run, took, verdict, before } in sorted {
         let protocol = match run.protocol {
             GroupProtocol::Classic => "classic",
             GroupProtocol::Consumer => "KIP-848",
         };
         let verdict = if verdict.is_ok() { "ok" } else { "FAILED" };
+        let before = before.as_ref().map(|why| format!(", alone; beside others: {why}")).unwrap_or_default();
         let seconds = took.as_secs_f64();
-        writeln!(text, "{:<80} {protocol:<9} {seconds:>7.1}  {verdict}", run.name)
+        writeln!(text, "{:<80} {protocol:<9} {seconds:>7.1}  {verdict}{before}", run.name)
             .expect("a string takes it");
     }
     for (name, why) in NOT_ON_A_REAL_CLUSTER {
