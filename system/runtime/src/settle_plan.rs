@@ -214,10 +214,11 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
             Outcome::Forgotten => {
                 self.die("the provider no longer knows what it has answered", (None, Last::Answered))
             }
-            Outcome::Unanswered(error) | Outcome::Unread(error) => match self.attempts {
+            Outcome::Unanswered(error) => match self.attempts {
                 attempts if attempts <= self.logic.attempts_max => self.retry(&error, epoch),
                 _ => self.ask_later(&error),
             },
+            Outcome::Unread(error) => self.leave_to_others(&error),
             Outcome::Spent => {
                 let error =
                     self.pending.error.clone().unwrap_or_else(|| "attempts ended in crashes".to_owned());
@@ -235,6 +236,9 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
             Decoded::Event(event) => event,
             // This version no longer takes the type: it has no effect.
             Decoded::Ignored => return self.done(),
+            Decoded::Unreadable(Refusal::Later(error)) if self.attempts < self.logic.attempts_max => {
+                return self.leave_to_others(error);
+            }
             Decoded::Unreadable(refusal) => return self.refused(refusal.clone(), (None, Last::Unasked)),
         };
         match self.planner.decide(subject(self.pending), event) {
@@ -300,6 +304,16 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
         let attempts = self.logic.attempts_max;
         let due_in = self.logic.backoff.max;
         self.wait(Fate { attempts, due_in, error: Some(storable(error)), ..self.unchanged() })
+    }
+
+    /// Another version may be able to read it. This member does not wake for it: knowing when it is due, it would be
+    /// there first each time, and whoever can read it only by chance. The count stays at the budget.
+    fn leave_to_others(&mut self, error: &str) -> End {
+        self.planner.count_retry();
+        let attempts = self.attempts.min(self.logic.attempts_max);
+        let due_in = self.logic.delay(self.pending.event_id, attempts);
+        self.update(Fate { attempts, due_in, error: Some(storable(error)), ..self.unchanged() });
+        End::Waits
     }
 
     fn wait(&mut self, fate: Fate) -> End {
