@@ -345,7 +345,7 @@ impl<S: Service> LanePlanner<'_, S> {
             Refusal::Later(error) => {
                 let mut row = subject.pending();
                 row.attempts = 1;
-                row.due_in = self.logic.delay(subject.event_id, 1);
+                row.due_in = self.logic.delay(subject.event_id.0, 1);
                 row.error = Some(storable(&error));
                 planner.due(row.due_in);
                 planner.count_retry();

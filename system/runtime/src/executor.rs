@@ -268,7 +268,10 @@ impl<S: Service> Executor<S> {
             }
             Ok(jobs) => {
                 self.claim_failures = 0;
-                self.idle = ms(config.claim_poll_min_ms);
+                // What this version cannot read is no reason to look more often: whoever can must not come second.
+                let takes_part = jobs.iter().any(|job| job.unread.is_none());
+                let (min, max) = (ms(config.claim_poll_min_ms), ms(config.claim_poll_max_ms));
+                self.idle = if takes_part { min } else { (self.idle * 2).min(max) };
                 let more = jobs.len() == self.claim_asked;
                 self.next_claim = Instant::now() + if more { Duration::ZERO } else { self.idle };
                 self.call(jobs);

@@ -83,9 +83,10 @@ impl<S: Service> Logic<S> {
         })
     }
 
-    /// How long an event waits after its `attempts`-th attempt failed.
-    pub fn delay(&self, event_id: EventId, attempts: u32) -> Duration {
-        self.backoff.delay(self.entropy.as_ref(), "retry-event", event_id.0.as_u128(), attempts)
+    /// How long to wait after the `attempts`-th attempt at an event failed. `of` is what the jitter belongs to: the event,
+    /// or the claim where it must be another one each time.
+    pub fn delay(&self, of: Uuid, attempts: u32) -> Duration {
+        self.backoff.delay(self.entropy.as_ref(), "retry-event", of.as_u128(), attempts)
     }
 }
 

@@ -295,7 +295,7 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
     /// The attempt failed. Past the budget the next claim asks instead of calling, so this is right for it as well.
     fn retry(&mut self, error: &str, epoch: u32) -> End {
         self.planner.count_retry();
-        let due_in = self.logic.delay(self.pending.event_id, self.attempts);
+        let due_in = self.logic.delay(self.pending.event_id.0, self.attempts);
         self.wait(Fate { epoch, due_in, error: Some(storable(error)), ..self.unchanged() })
     }
 
@@ -307,11 +307,13 @@ impl<'r, S: Service> RowPlan<'r, '_, S> {
     }
 
     /// Another version may be able to read it. This member does not wake for it: knowing when it is due, it would be
-    /// there first each time, and whoever can read it only by chance. The count stays at the budget.
+    /// there first each time, and whoever can read it only by chance. Each claim has a delay of its own, so that nobody
+    /// comes second for ever by keeping time. The count stays at the budget.
     fn leave_to_others(&mut self, error: &str) -> End {
         self.planner.count_retry();
         let attempts = self.attempts.min(self.logic.attempts_max);
-        let due_in = self.logic.delay(self.pending.event_id, attempts);
+        let claim = self.pending.claim.unwrap_or(self.pending.event_id.0);
+        let due_in = self.logic.delay(claim, attempts);
         self.update(Fate { attempts, due_in, error: Some(storable(error)), ..self.unchanged() });
         End::Waits
     }
