@@ -347,7 +347,10 @@ impl<S: Service> LanePlanner<'_, S> {
                 row.attempts = 1;
                 row.due_in = self.logic.delay(subject.event_id.0, 1);
                 row.error = Some(storable(&error));
-                planner.due(row.due_in);
+                // What this version cannot read is left to whoever can: it does not come back for it first.
+                if event.is_some() {
+                    planner.due(row.due_in);
+                }
                 planner.count_retry();
                 planner.enqueue(row);
                 self.blocked.insert(subject.key.clone());

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::{
     Failure, Service, Statement,
     act::{Finished, Health, Outcome, attempt},
-    circuit::{Allowance, Circuit},
+    circuit::{Allowance, CallNumber, Circuit},
     config::ms,
     lane::until,
     logic::Decoded,
@@ -31,7 +31,7 @@ pub(crate) struct Executor<S: Service> {
     desk: Desk,
     notices: mpsc::UnboundedReceiver<Notice>,
     circuit: Circuit,
-    calling: FuturesUnordered<BoxFuture<'static, Finished<S>>>,
+    calling: FuturesUnordered<BoxFuture<'static, (CallNumber, Finished<S>)>>,
     /// Attempts that wait for a settlement.
     finished: Vec<Finished<S>>,
     settling: Option<BoxFuture<'static, Settled<S>>>,
@@ -50,7 +50,7 @@ pub(crate) struct Executor<S: Service> {
 enum Turn<S: Service> {
     Drain,
     Notice(Notice),
-    Finished(Finished<S>),
+    Finished(CallNumber, Finished<S>),
     Settled(Settled<S>),
     Claimed(Result<Vec<Job>, Unclaimed>),
     Woken,
@@ -108,7 +108,7 @@ impl<S: Service> Executor<S> {
                 }
                 Turn::Notice(Notice::Claimed(jobs)) => self.call(jobs),
                 Turn::Notice(Notice::Due(due_in)) => self.claim_within(due_in),
-                Turn::Finished(finished) => self.attempted(finished),
+                Turn::Finished(call, finished) => self.attempted(call, finished),
                 Turn::Settled(settled) => self.settled(settled),
                 Turn::Claimed(result) => self.claimed(result),
                 Turn::Woken => {}
@@ -130,7 +130,7 @@ impl<S: Service> Executor<S> {
             Some(notice) = self.notices.recv() => Turn::Notice(notice),
             settled = pending(&mut self.settling) => Turn::Settled(settled),
             claimed = pending(&mut self.claiming) => Turn::Claimed(claimed),
-            Some(finished) = self.calling.next() => Turn::Finished(finished),
+            Some((call, finished)) = self.calling.next() => Turn::Finished(call, finished),
             _ = room.acquire_many(wanted), if starved => Turn::Woken,
             () = until(wake) => Turn::Woken,
         }
@@ -214,7 +214,9 @@ impl<S: Service> Executor<S> {
                 Allowance::Nothing => false,
             };
             if may_call || job.call.is_none() {
-                self.calling.push(Box::pin(attempt(Arc::clone(&self.shared), job)));
+                let call = self.circuit.begin_call();
+                let attempt = attempt(Arc::clone(&self.shared), job);
+                self.calling.push(attempt.map(move |finished| (call, finished)).boxed());
             } else {
                 self.give_back(job);
             }
@@ -226,11 +228,11 @@ impl<S: Service> Executor<S> {
         self.finished.push(Finished { job, outcome: Outcome::Abandoned });
     }
 
-    fn attempted(&mut self, finished: Finished<S>) {
+    fn attempted(&mut self, call: CallNumber, finished: Finished<S>) {
         match finished.outcome.health() {
-            Health::Well => self.circuit.succeeded(),
+            Health::Well => self.circuit.succeeded(call),
             Health::Ill => {
-                if self.circuit.failed(Instant::now()) {
+                if self.circuit.failed(call, Instant::now()) {
                     self.shared.logic.meters.circuit_opened.increment(1);
                     warn!(consumer = %self.shared.logic.consumer, "the provider's circuit is open");
                 }
